@@ -111,8 +111,7 @@ class Metrics:
 
 Event = Phase | Progress | Note | Checkpoint | Sample | Warn | Failure | Serving | Result | Metrics
 KINDS: dict[str, type] = {
-    kind.kind: kind
-    for kind in (Phase, Progress, Note, Checkpoint, Sample, Warn, Failure, Serving, Result, Metrics)
+    kind.kind: kind for kind in (Phase, Progress, Note, Checkpoint, Sample, Warn, Failure, Serving, Result, Metrics)
 }
 
 

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from engine.contract.queue import held
+
 State = Literal["queued", "running", "done", "failed", "stopped", "lost"]
 ENDED: tuple[State, ...] = ("done", "failed", "stopped", "lost")
 
@@ -92,7 +94,7 @@ class Run:
             return {}
 
     def state(self) -> State:
-        """The state now. `lost` is never written: it is seen when status says queued or running and the lock is free."""
+        """The state now. `lost` is never written: status says queued or running, and the lock is free."""
         said = self.status().get("state", "queued")
         if said in ENDED or self.alive():
             return said  # type: ignore[no-any-return]
@@ -102,18 +104,7 @@ class Run:
 
     def alive(self) -> bool:
         """Whether the starter, the supervisor or the worker still holds the run's lock."""
-        try:
-            probe = os.open(self.lock_path, os.O_RDONLY)
-        except FileNotFoundError:
-            return False
-        try:
-            # Shared, because two exclusive probes would see each other.
-            fcntl.flock(probe, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(probe)
-        return False
+        return held(self.lock_path)
 
     def checkpoints(self) -> list[tuple[int, Path]]:
         """Complete checkpoints as (step, folder), oldest first. A checkpoint gets its name by its last rename."""

@@ -1,0 +1,207 @@
+"""How an argument is declared, and how the declarations are read back.
+
+    learning_rate: float | Auto = arg(AUTO, "Peak learning rate.", when="...", usual="1e-5 to 5e-4",
+                                      to="trainer.learning_rate", basic=True, gt=0, lt=1)
+
+`walk(TrainArgs)` yields one flat, ordered list of `Spec`; the form, the command line, the help, the documentation and
+the translation to other libraries' configs are small functions of it. This module knows no argument by name.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, model_validator
+from pydantic.fields import FieldInfo
+
+AUTO: Literal["auto"] = "auto"
+Auto = Literal["auto"]
+
+
+class Section(BaseModel):
+    """A group of arguments; its docstring is its heading's help.
+
+    `shorthand` names the field that a bare value stands for: `model=folder` means `model.path=folder`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True)
+    title: ClassVar[str] = ""
+    shorthand: ClassVar[str] = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand_shorthand(cls, given: Any) -> Any:
+        if cls.shorthand and isinstance(given, (str, list)):
+            return {cls.shorthand: given}
+        return given
+
+
+def arg(
+    default: Any,
+    help: str,
+    *,
+    when: str,
+    usual: str,
+    label: str = "",
+    unit: str = "",
+    to: str = "",
+    basic: bool = False,
+    lines: int = 1,
+    choices: str = "",
+    **limits: Any,
+) -> Any:
+    """Declare an argument.
+
+    help, when, usual: what it does, when to change it, its usual range; none may be empty.
+    to: where it goes, as `config.field` of an upstream configuration (`trainer`, `peft`, `model`), if it just goes there.
+    basic: stays in sight on the form.   lines: a text box of that height.
+    choices: name of a list that only the running board knows (`models`, `datasets`, `templates`, `checkpoints`).
+    limits: ge, gt, le, lt, min_length, max_length, pattern, multiple_of: passed to pydantic.
+    """
+    extra: dict[str, Any] = {
+        "when": when, "usual": usual, "label": label, "unit": unit, "to": to, "basic": basic, "lines": lines,
+        "choices": choices,
+    }  # fmt: skip
+    if isinstance(default, (list, dict)):
+        return Field(default_factory=default.copy, description=help, json_schema_extra=extra, **limits)
+    return Field(default, description=help, json_schema_extra=extra, **limits)
+
+
+def tagged(*variants: type[Section]) -> Any:
+    """A union of sections told apart by `kind`; a bare string is read as the kind.
+
+    An impossible combination cannot be written down: with `kind: full` there is no rank.
+    """
+    union = Annotated[Union[variants], Discriminator("kind")] if len(variants) > 1 else variants[0]  # noqa: UP007
+    return Annotated[union, BeforeValidator(lambda given: {"kind": given} if isinstance(given, str) else given)]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One argument, as read back from its declaration.
+
+    path is dotted (`method.rank`); variant names the union member that it belongs to (`lora`), or is empty.
+    type is one of `text int float bool choice list map`; auto tells whether `auto` is allowed beside it, optional
+    whether nothing (`null`) is. low and high are inclusive unless open_low / open_high.
+    """
+
+    path: str
+    type: str
+    default: Any
+    help: str
+    when: str
+    usual: str
+    label: str
+    unit: str = ""
+    to: str = ""
+    basic: bool = False
+    lines: int = 1
+    choices: tuple[str, ...] = ()
+    choices_from: str = ""
+    auto: bool = False
+    optional: bool = False
+    low: float | None = None
+    high: float | None = None
+    open_low: bool = False
+    open_high: bool = False
+    section: str = ""
+    variant: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.path.rpartition(".")[2]
+
+
+@cache
+def walk(root: type[Section]) -> tuple[Spec, ...]:
+    """Every argument of `root`, in order. A union's tag comes first, as a `choice` named `<path>.kind`."""
+    return tuple(_walk(root, "", "", ""))
+
+
+def _walk(section: type[Section], prefix: str, title: str, variant: str) -> Iterator[Spec]:
+    for name, field in section.model_fields.items():
+        path = f"{prefix}{name}"
+        variants = sections(field.annotation, field.metadata)
+        if variants and "kind" in variants[0].model_fields:
+            yield _tag(path, field, variants)
+            for member in variants:
+                yield from _walk(member, f"{path}.", member.title or path, kind(member))
+        elif variants:
+            yield from _walk(variants[0], f"{path}.", variants[0].title or path, variant)
+        elif name != "kind":
+            yield _spec(path, field, title, variant)
+
+
+def sections(annotation: Any, metadata: list[Any] | None = None) -> tuple[type[Section], ...]:
+    """The section types that an annotation names: one for a plain section, several for a tagged union, else none."""
+    if get_origin(annotation) is Annotated:
+        return sections(get_args(annotation)[0])
+    members = get_args(annotation) if _is_union(annotation) else (annotation,)
+    if all(isinstance(member, type) and issubclass(member, Section) for member in members):
+        return members
+    return ()
+
+
+def kind(member: type[Section]) -> str:
+    return str(get_args(member.model_fields["kind"].annotation)[0])
+
+
+def _tag(path: str, field: FieldInfo, variants: tuple[type[Section], ...]) -> Spec:
+    extra = dict(field.json_schema_extra or {})  # type: ignore[arg-type]
+    members = {kind(member): member for member in variants}
+    summary = " ".join(f"{name}: {member.__doc__ or ''}".strip() for name, member in members.items())
+    default = field.get_default(call_default_factory=True)  # type: ignore[call-arg]
+    return Spec(
+        path=f"{path}.kind", type="choice", default=getattr(default, "kind", next(iter(members))),
+        help=f"{field.description or ''} {summary}".strip(), when=str(extra.get("when", "")), usual=str(extra.get("usual", "")),
+        label=str(extra.get("label") or path), basic=True, choices=tuple(members), section=path,
+    )  # fmt: skip
+
+
+def _spec(path: str, field: FieldInfo, title: str, variant: str) -> Spec:
+    extra: dict[str, Any] = dict(field.json_schema_extra or {})  # type: ignore[arg-type]
+    parts = _parts(field.annotation)
+    auto = any(AUTO in get_args(part) for part in parts if get_origin(part) is Literal)
+    optional = type(None) in parts
+    literals = [str(v) for part in parts if get_origin(part) is Literal for v in get_args(part)]
+    plain = [part for part in parts if part is not type(None) and get_origin(part) is not Literal]
+    limits = _limits(field)
+    return Spec(
+        path=path, type=_type(plain) if plain else "choice", default=field.get_default(call_default_factory=True),  # type: ignore[call-arg]
+        help=field.description or "", when=extra.get("when", ""), usual=extra.get("usual", ""),
+        label=extra.get("label") or path.rpartition(".")[2].replace("_", " ").capitalize(), unit=extra.get("unit", ""),
+        to=extra.get("to", ""), basic=bool(extra.get("basic")), lines=int(extra.get("lines", 1)),
+        choices=() if plain else tuple(literals), choices_from=extra.get("choices", ""), auto=auto, optional=optional,
+        low=limits.get("ge", limits.get("gt")), high=limits.get("le", limits.get("lt")),
+        open_low="gt" in limits, open_high="lt" in limits, section=title, variant=variant,
+    )  # fmt: skip
+
+
+def _parts(annotation: Any) -> tuple[Any, ...]:
+    if get_origin(annotation) is Annotated:
+        return _parts(get_args(annotation)[0])
+    if _is_union(annotation):
+        return tuple(part for member in get_args(annotation) for part in _parts(member))
+    return (annotation,)
+
+
+def _is_union(annotation: Any) -> bool:
+    return get_origin(annotation) in (Union, types.UnionType)
+
+
+def _type(plain: list[Any]) -> str:
+    names = {"str": "text", "int": "int", "float": "float", "bool": "bool", "list": "list", "dict": "map"}
+    return names[(get_origin(plain[-1]) or plain[-1]).__name__]
+
+
+def _limits(field: FieldInfo) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for rule in field.metadata:
+        for name in ("ge", "gt", "le", "lt"):
+            if (value := getattr(rule, name, None)) is not None:
+                found[name] = value
+    return found
