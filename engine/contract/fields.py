@@ -9,22 +9,37 @@ the translation to other libraries' configs are small functions of it. This modu
 
 from __future__ import annotations
 
+import operator
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 
 AUTO: Literal["auto"] = "auto"
 Auto = Literal["auto"]
 
 
+_KEEPS = {"ge": operator.ge, "gt": operator.gt, "le": operator.le, "lt": operator.lt}
+
+
 class Section(BaseModel):
     """A group of arguments; its docstring is its heading's help.
 
+    A bare string is read as a list of one where a list is wanted.
     `shorthand` names the field that a bare value stands for: `model=folder` means `model.path=folder`.
     """
 
@@ -34,10 +49,24 @@ class Section(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _expand_shorthand(cls, given: Any) -> Any:
+    def _expand(cls, given: Any) -> Any:
         if cls.shorthand and isinstance(given, (str, list)):
-            return {cls.shorthand: given}
-        return given
+            given = {cls.shorthand: given}
+        if not isinstance(given, dict):
+            return given
+        lists = {name for name, field in cls.model_fields.items() if get_origin(field.annotation) is list}
+        return {key: [value] if key in lists and isinstance(value, str) else value for key, value in given.items()}
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _keep_limits(cls, value: Any, info: ValidationInfo) -> Any:
+        # Here and not by pydantic's own constraints, which a union such as `float | Auto` cannot carry.
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            extra = cls.model_fields[info.field_name or ""].json_schema_extra
+            limits: Any = extra.get("limits", {}) if isinstance(extra, dict) else {}
+            if not all(_KEEPS[name](value, limit) for name, limit in limits.items()):
+                raise PydanticCustomError("out_of_range", "out of range")
+        return value
 
 
 def arg(
@@ -52,23 +81,35 @@ def arg(
     basic: bool = False,
     lines: int = 1,
     choices: str = "",
-    **limits: Any,
+    ge: float | None = None,
+    gt: float | None = None,
+    le: float | None = None,
+    lt: float | None = None,
+    **rules: Any,
 ) -> Any:
     """Declare an argument.
 
     help, when, usual: what it does, when to change it, its usual range; none may be empty.
-    to: where it goes, as `config.field` of an upstream configuration (`trainer`, `peft`, `model`), if it just goes there.
+    to: where it goes unchanged, as `config.field` of an upstream configuration (`trainer`, `peft`, `model`).
     basic: stays in sight on the form.   lines: a text box of that height.
     choices: name of a list that only the running board knows (`models`, `datasets`, `templates`, `checkpoints`).
-    limits: ge, gt, le, lt, min_length, max_length, pattern, multiple_of: passed to pydantic.
+    ge, gt, le, lt: limits of a number.   rules: min_length, max_length, pattern: passed to pydantic.
     """
+    limits = {"ge": ge, "gt": gt, "le": le, "lt": lt}
     extra: dict[str, Any] = {
-        "when": when, "usual": usual, "label": label, "unit": unit, "to": to, "basic": basic, "lines": lines,
+        "when": when,
+        "usual": usual,
+        "label": label,
+        "unit": unit,
+        "to": to,
+        "basic": basic,
+        "lines": lines,
         "choices": choices,
-    }  # fmt: skip
+        "limits": {name: limit for name, limit in limits.items() if limit is not None},
+    }
     if isinstance(default, (list, dict)):
-        return Field(default_factory=default.copy, description=help, json_schema_extra=extra, **limits)
-    return Field(default, description=help, json_schema_extra=extra, **limits)
+        return Field(default_factory=default.copy, description=help, json_schema_extra=extra, **rules)
+    return Field(default, description=help, json_schema_extra=extra, **rules)
 
 
 def tagged(*variants: type[Section]) -> Any:
@@ -154,12 +195,19 @@ def _tag(path: str, field: FieldInfo, variants: tuple[type[Section], ...]) -> Sp
     extra = dict(field.json_schema_extra or {})  # type: ignore[arg-type]
     members = {kind(member): member for member in variants}
     summary = " ".join(f"{name}: {member.__doc__ or ''}".strip() for name, member in members.items())
-    default = field.get_default(call_default_factory=True)  # type: ignore[call-arg]
+    default = field.get_default(call_default_factory=True)
     return Spec(
-        path=f"{path}.kind", type="choice", default=getattr(default, "kind", next(iter(members))),
-        help=f"{field.description or ''} {summary}".strip(), when=str(extra.get("when", "")), usual=str(extra.get("usual", "")),
-        label=str(extra.get("label") or path), basic=True, choices=tuple(members), section=path,
-    )  # fmt: skip
+        path=f"{path}.kind",
+        type="choice",
+        default=getattr(default, "kind", next(iter(members))),
+        help=f"{field.description or ''} {summary}".strip(),
+        when=str(extra.get("when", "")),
+        usual=str(extra.get("usual", "")),
+        label=str(extra.get("label") or path),
+        basic=True,
+        choices=tuple(members),
+        section=path,
+    )
 
 
 def _spec(path: str, field: FieldInfo, title: str, variant: str) -> Spec:
@@ -169,16 +217,30 @@ def _spec(path: str, field: FieldInfo, title: str, variant: str) -> Spec:
     optional = type(None) in parts
     literals = [str(v) for part in parts if get_origin(part) is Literal for v in get_args(part)]
     plain = [part for part in parts if part is not type(None) and get_origin(part) is not Literal]
-    limits = _limits(field)
+    limits: dict[str, float] = extra.get("limits", {})
     return Spec(
-        path=path, type=_type(plain) if plain else "choice", default=field.get_default(call_default_factory=True),  # type: ignore[call-arg]
-        help=field.description or "", when=extra.get("when", ""), usual=extra.get("usual", ""),
-        label=extra.get("label") or path.rpartition(".")[2].replace("_", " ").capitalize(), unit=extra.get("unit", ""),
-        to=extra.get("to", ""), basic=bool(extra.get("basic")), lines=int(extra.get("lines", 1)),
-        choices=() if plain else tuple(literals), choices_from=extra.get("choices", ""), auto=auto, optional=optional,
-        low=limits.get("ge", limits.get("gt")), high=limits.get("le", limits.get("lt")),
-        open_low="gt" in limits, open_high="lt" in limits, section=title, variant=variant,
-    )  # fmt: skip
+        path=path,
+        type=_type(plain) if plain else "choice",
+        default=field.get_default(call_default_factory=True),
+        help=field.description or "",
+        when=extra.get("when", ""),
+        usual=extra.get("usual", ""),
+        label=extra.get("label") or path.rpartition(".")[2].replace("_", " ").capitalize(),
+        unit=extra.get("unit", ""),
+        to=extra.get("to", ""),
+        basic=bool(extra.get("basic")),
+        lines=int(extra.get("lines", 1)),
+        choices=() if plain else tuple(literals),
+        choices_from=extra.get("choices", ""),
+        auto=auto,
+        optional=optional,
+        low=limits.get("ge", limits.get("gt")),
+        high=limits.get("le", limits.get("lt")),
+        open_low="gt" in limits,
+        open_high="lt" in limits,
+        section=title,
+        variant=variant,
+    )
 
 
 def _parts(annotation: Any) -> tuple[Any, ...]:
@@ -196,12 +258,3 @@ def _is_union(annotation: Any) -> bool:
 def _type(plain: list[Any]) -> str:
     names = {"str": "text", "int": "int", "float": "float", "bool": "bool", "list": "list", "dict": "map"}
     return names[(get_origin(plain[-1]) or plain[-1]).__name__]
-
-
-def _limits(field: FieldInfo) -> dict[str, float]:
-    found: dict[str, float] = {}
-    for rule in field.metadata:
-        for name in ("ge", "gt", "le", "lt"):
-            if (value := getattr(rule, name, None)) is not None:
-                found[name] = value
-    return found

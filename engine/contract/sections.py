@@ -1,0 +1,364 @@
+"""The arguments that several kinds of run share: the model, the rows, the steps, what is recorded."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from engine.contract.fields import AUTO, Auto, Section, arg
+
+Dtype = Literal["auto", "bf16", "fp32", "fp16"]
+Attention = Literal["auto", "eager", "sdpa", "flex_attention", "flash_attention_2"]
+Device = Literal["auto", "cpu", "cuda", "mps", "npu", "xpu"]
+
+
+class Model(Section):
+    """Which model, and how it is loaded."""
+
+    title: ClassVar[str] = "Model"
+    shorthand: ClassVar[str] = "path"
+
+    path: str = arg(
+        "SmolLM2-135M-Instruct",
+        "The model to start from: a name from the list, a folder, or a hub id such as Qwen/Qwen3-0.6B.",
+        when="Choose a small one first: a run that takes minutes tells you whether your data is right.",
+        usual="135 M to 8 B parameters on one device",
+        label="Model",
+        basic=True,
+        choices="models",
+        min_length=1,
+    )
+    revision: str = arg(
+        "",
+        "Pins a hub model to one commit, branch or tag.",
+        when="Set it when a result must be repeatable: a model on a hub can change.",
+        usual="a commit hash, or empty for the newest",
+        to="model.revision",
+    )
+    template: str = arg(
+        AUTO,
+        "The chat template that turns messages into text; auto is the model's own.",
+        when="Only when the model ships none, or a wrong one.",
+        usual="auto",
+        choices="templates",
+    )
+    dtype: Dtype = arg(
+        AUTO,
+        "The precision of the arithmetic. Trained weights are always kept in fp32.",
+        when="fp32 when a loss looks unstable; fp16 only on GPUs without bf16.",
+        usual="auto: bf16 where the device has it",
+        basic=True,
+    )
+    attention: Attention = arg(
+        AUTO,
+        "The attention kernel; auto takes the fastest that is installed and works here.",
+        when="eager when you suspect a kernel.",
+        usual="auto",
+    )
+    trust_remote_code: bool = arg(
+        False,
+        "Runs Python code that comes with the model. It can do anything that you can do.",
+        when="Only for a model whose code you have read or whose author you trust, and that asks for it.",
+        usual="off",
+        label="Trust the model's own code",
+        to="model.trust_remote_code",
+    )
+
+
+class Data(Section):
+    """Which rows are trained on, and how they become tokens."""
+
+    title: ClassVar[str] = "Data"
+    shorthand: ClassVar[str] = "train"
+
+    train: list[str] = arg(
+        ["identity", "sql"],
+        "The datasets to train on, by name or by file; several are put together.",
+        when="Always: this is what the model will learn.",
+        usual="50 to 50,000 rows",
+        label="Datasets",
+        basic=True,
+        choices="datasets",
+        min_length=1,
+    )
+    validation: list[str] = arg(
+        [],
+        "Datasets that are never trained on and measure the loss during training.",
+        when="When you have rows set aside. Empty holds out a share of the training rows.",
+        usual="empty",
+        choices="datasets",
+        label="Validation datasets",
+    )
+    validation_share: float = arg(
+        0.05,
+        "Share of the training rows held out to measure whether the model learns or only remembers.",
+        when="0 when every row counts; more when you have few rows.",
+        usual="0.02 to 0.1",
+        basic=True,
+        ge=0,
+        lt=1,
+        label="Held-out share",
+    )
+    max_length: int = arg(
+        512,
+        "Longer rows are cut to this many tokens; memory grows with it.",
+        when="Raise it when the line below says that rows are cut.",
+        usual="512 to 4096",
+        unit="tokens",
+        basic=True,
+        ge=8,
+        le=1_048_576,
+    )
+    train_on: Literal["assistant", "last", "everything"] = arg(
+        "assistant",
+        "Where the loss falls: on every assistant turn, on the last one only, or on all text.",
+        when="last when earlier answers in your rows are bad examples.",
+        usual="assistant",
+        label="Train on",
+    )
+    packing: bool = arg(
+        False,
+        "Puts several short rows into one sequence of the maximum length; attention keeps them apart.",
+        when="When rows are much shorter than the maximum length: fewer, fuller steps.",
+        usual="off under 1,000 rows",
+    )
+    max_rows: int | None = arg(
+        None,
+        "Takes only this many rows of each dataset.",
+        when="For a quick look before a long run.",
+        usual="empty: all",
+        ge=1,
+        unit="rows",
+    )
+    fill: dict[str, str] = arg(
+        {},
+        "Words to put in place of placeholders such as {{name}} in the rows.",
+        when="To give the sample dataset's assistant a name of your own.",
+        usual="name=Tuney",
+        label="Fill in",
+    )
+    workers: int | Auto = arg(
+        AUTO,
+        "Processes that turn rows into tokens.",
+        when="Lower it when memory is short while preparing.",
+        usual="auto: one per core for large sets, none for small ones",
+        ge=0,
+        le=256,
+    )
+
+
+class Optim(Section):
+    """How the weights change."""
+
+    title: ClassVar[str] = "Optimiser"
+
+    learning_rate: float | Auto = arg(
+        AUTO,
+        "Peak learning rate: how far each step moves the weights.",
+        when="Lower it when the loss jumps or answers turn to noise; raise it when the loss hardly falls.",
+        usual="1e-4 to 1e-3 for LoRA, 1e-5 to 1e-4 for freeze and full",
+        to="trainer.learning_rate",
+        basic=True,
+        gt=0,
+        lt=1,
+    )
+    schedule: Literal["linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt"] = arg(
+        "cosine",
+        "How the learning rate falls from its peak to the end.",
+        when="constant when you mean to continue the run later.",
+        usual="cosine or linear",
+        to="trainer.lr_scheduler_type",
+    )
+    warmup: float = arg(
+        0.05,
+        "The start, in which the learning rate climbs: a share of all steps when below 1, else steps.",
+        when="Raise it when the first steps are unstable.",
+        usual="0 to 0.1",
+        to="trainer.warmup_steps",
+        ge=0,
+    )
+    weight_decay: float = arg(
+        0.0,
+        "Pulls weights towards zero.",
+        when="For full training on many rows.",
+        usual="0 to 0.1",
+        to="trainer.weight_decay",
+        ge=0,
+        le=1,
+    )
+    max_grad_norm: float = arg(
+        1.0,
+        "Gradients longer than this are shortened to it.",
+        when="Lower it when the loss spikes.",
+        usual="0.3 to 1",
+        to="trainer.max_grad_norm",
+        gt=0,
+        label="Gradient clipping",
+    )
+    optimiser: Literal["adamw_torch", "adamw_torch_fused", "adafactor", "sgd"] = arg(
+        "adamw_torch",
+        "The rule that turns gradients into steps.",
+        when="adafactor when memory is short: it keeps far less state.",
+        usual="adamw_torch",
+        to="trainer.optim",
+    )
+
+
+class Steps(Section):
+    """How long, and how many rows at once."""
+
+    title: ClassVar[str] = "Steps"
+
+    epochs: float = arg(
+        3.0,
+        "How often every row is seen.",
+        when="Fewer when the held-out loss rises again while the training loss falls.",
+        usual="1 to 5",
+        to="trainer.num_train_epochs",
+        basic=True,
+        gt=0,
+        le=1000,
+    )
+    max_steps: int | None = arg(
+        None,
+        "Ends after this many optimiser steps, whatever the epochs say.",
+        when="For a quick trial.",
+        usual="empty",
+        basic=True,
+        ge=1,
+    )
+    batch_size: int = arg(
+        2,
+        "Rows that go through the model at once, per device; memory grows with it.",
+        when="Lower it first when memory runs out, and raise accumulation instead.",
+        usual="1 to 16",
+        unit="rows",
+        to="trainer.per_device_train_batch_size",
+        basic=True,
+        ge=1,
+        le=4096,
+    )
+    accumulation: int | Auto = arg(
+        AUTO,
+        "Batches whose gradients are added up before one step; costs time, not memory. Auto follows the global batch.",
+        when="Raise it when you lower the batch size, so that the global batch stays the same.",
+        usual="1 to 32",
+        to="trainer.gradient_accumulation_steps",
+        basic=True,
+        ge=1,
+        le=65536,
+    )
+    global_batch: int | Auto = arg(
+        AUTO,
+        "Rows per optimiser step: batch size x accumulation x devices. Set it and leave accumulation on auto.",
+        when="When you know how many rows a step should see, whatever fits into memory at once.",
+        usual="4 to 128",
+        unit="rows",
+        ge=1,
+        le=1_048_576,
+    )
+    seed: int = arg(
+        42,
+        "Fixes chance: the same arguments and the same machine give the same run.",
+        when="To see how much luck there was.",
+        usual="any whole number",
+        to="trainer.seed",
+        basic=True,
+        ge=0,
+        le=2**32 - 1,
+    )
+
+
+class Record(Section):
+    """What is written down, and how often."""
+
+    title: ClassVar[str] = "Recording"
+
+    log_every: int = arg(
+        1,
+        "Steps between two points of the loss curve.",
+        when="Raise it for runs of many thousand steps.",
+        usual="1 to 50",
+        unit="steps",
+        to="trainer.logging_steps",
+        ge=1,
+        label="Log every",
+    )
+    evaluate_every: int | Auto = arg(
+        AUTO,
+        "Steps between two measurements of the held-out loss.",
+        when="Raise it when evaluation takes long.",
+        usual="auto: ten times per run",
+        unit="steps",
+        to="trainer.eval_steps",
+        ge=1,
+        label="Evaluate every",
+    )
+    save_every: int | Auto = arg(
+        AUTO,
+        "Steps between two checkpoints. A stop saves one too.",
+        when="Lower it when losing minutes would hurt.",
+        usual="auto: four times per run",
+        unit="steps",
+        to="trainer.save_steps",
+        ge=1,
+        label="Save every",
+    )
+    keep: int = arg(
+        3,
+        "How many checkpoints stay on disk; the oldest go first.",
+        when="More when you want to compare moments of the run.",
+        usual="1 to 5",
+        unit="checkpoints",
+        ge=1,
+        le=1000,
+    )
+    samples: list[str] = arg(
+        [],
+        "Questions that the model answers at every evaluation, so that you see it change.",
+        when="Two or three that show what you are after.",
+        usual="empty, or one question a line",
+        lines=2,
+        label="Sample questions",
+    )
+
+
+class Compute(Section):
+    """Where it runs, and what memory is traded for time."""
+
+    title: ClassVar[str] = "Memory and device"
+
+    device: Device = arg(
+        AUTO,
+        "Where it runs; auto takes the accelerator when there is one.",
+        when="cpu to keep a GPU free.",
+        usual="auto",
+    )
+    checkpointing: bool | Auto = arg(
+        AUTO,
+        "Computes activations again instead of keeping them: about a third slower, much less memory.",
+        when="On when memory runs out.",
+        usual="auto: on for models above 1 B parameters",
+        to="trainer.activation_checkpointing",
+        label="Activation checkpointing",
+    )
+
+
+class Resume(Section):
+    """Continue from a checkpoint of an earlier run; the page sets this."""
+
+    title: ClassVar[str] = "Resume"
+
+    run: str = arg(
+        "",
+        "The run that this one continues.",
+        when="Set by Resume.",
+        usual="empty",
+        label="Parent run",
+    )
+    checkpoint: str = arg(
+        "",
+        "The checkpoint to go on from, such as step-40; empty takes the parent's last one.",
+        when="To go back further than the last.",
+        usual="empty",
+        choices="checkpoints",
+    )
