@@ -245,8 +245,8 @@ def flush(folder: Path, *, files: bool = True) -> None:
 
 def from_hub(model: str, revision: str | None, say: Say) -> Path:
     """The snapshot of a hub model in the user's own cache: safetensors, tokenizer and settings, nothing executable."""
-    from huggingface_hub import snapshot_download
     from huggingface_hub import errors as hub
+    from huggingface_hub import snapshot_download
     from huggingface_hub.constants import HF_HUB_CACHE
 
     files = {"allow_patterns": list(HUB_FILES), "ignore_patterns": list(HUB_NOT)}
