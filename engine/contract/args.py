@@ -51,8 +51,16 @@ class TrainArgs(Args):
     kind: Literal["train"] = "train"
     model: Model = Model()
     data: Data = Data()
-    task: Task = Sft()
-    method: Method = Lora()
+    task: Task = arg(
+        Sft(), "What is learnt.", when="SFT first: show it what good answers look like.", usual="sft", label="Task"
+    )
+    method: Method = arg(
+        Lora(),
+        "Which weights are trained.",
+        when="full only when LoRA has shown that the data is right and is not enough.",
+        usual="lora",
+        label="Method",
+    )
     optim: Optim = Optim()
     steps: Steps = Steps()
     record: Record = Record()

@@ -10,7 +10,7 @@ from engine.contract.args import TrainArgs
 from engine.contract.fields import AUTO
 from engine.contract.machine import Machine
 
-# Rows per optimiser step when nobody says: enough to smooth the gradient of short rows, few enough to learn from little.
+# Rows per optimiser step when nobody says: enough to smooth the gradient, few enough to learn from little.
 GLOBAL_BATCH = 8
 CHECKPOINT_ABOVE = 1_000_000_000
 

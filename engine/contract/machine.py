@@ -17,7 +17,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Machine:
-    """device is `cpu`, `cuda` (NVIDIA or AMD), `mps`, `npu` or `xpu`; bf16 tells whether its arithmetic is fast there."""
+    """device is `cpu`, `cuda` (NVIDIA or AMD), `mps`, `npu` or `xpu`; bf16: whether that arithmetic is fast there."""
 
     device: str
     device_name: str

@@ -1,0 +1,98 @@
+"""What a word such as `20261121-143205-sft/step-40` stands for: a base model, and an adapter on it or none.
+
+Runs, their checkpoints, exports, models and plain folders are all named here and nowhere else, so Evaluate, Chat and
+Export mean the same thing by the same word. Nothing is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from data import models
+from engine.contract import text
+from engine.contract.errors import ArgsError, ModelError
+from engine.contract.rundir import Run, runs
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model to load: `base` (a name, folder or hub id), and the folder of an adapter on it, or None.
+
+    run is the training run that it came from, if any; template is what that run trained with.
+    """
+
+    ref: str
+    base: str
+    adapter: Path | None = None
+    run: Run | None = None
+    template: str = "auto"
+    revision: str = ""
+
+
+def listed(workspace: Path) -> list[str]:
+    """Words to offer, newest first: each finished run, its checkpoints, the exports, then the models."""
+    found = []
+    for run in runs(workspace):
+        if run.model_path.is_dir():
+            found.append(run.id)
+        found += [f"{run.id}/{folder.name}" for _, folder in reversed(run.checkpoints())]
+    exports = workspace / "exports"
+    if exports.is_dir():
+        found += sorted(
+            f"exports/{entry.name}" for entry in exports.iterdir() if entry.is_dir() and entry.name[0] != "."
+        )
+    return found + models.listed(workspace)
+
+
+def find(ref: str, workspace: Path) -> Weights:
+    """What `ref` names. Raises ModelError with the way out."""
+    ref = ref.strip()
+    if match := re.fullmatch(r"([\w.-]+)(?:/(step-\d+))?", ref):
+        run = Run(workspace / "runs" / match[1])
+        if run.args_path.is_file():
+            return _of_run(ref, run, match[2])
+    if match := re.fullmatch(r"exports/([A-Za-z0-9][\w.-]*)", ref):
+        folder = workspace / "exports" / match[1]
+    else:
+        folder = Path(ref).expanduser()
+    if (folder / "adapter_config.json").is_file():
+        return _of_adapter(ref, folder.resolve(), workspace)
+    place = models.find(str(folder) if ref.startswith("exports/") else ref, workspace)
+    return Weights(ref, str(place.folder) if place.folder else place.hub_id)
+
+
+def _of_run(ref: str, run: Run, checkpoint: str | None) -> Weights:
+    try:
+        args = text.load(run.args_path, kind="train")
+    except ArgsError as problem:
+        raise ModelError(f"{run.id} is not a training run that can be used.", problem.text) from None
+    folder = run.checkpoints_path / checkpoint if checkpoint else run.model_path
+    if not folder.is_dir() and not checkpoint and (saved := run.checkpoints()):
+        folder = saved[-1][1]
+    if not folder.is_dir():
+        raise ModelError(
+            f"{ref} has no saved weights.",
+            "Choose one of its checkpoints."
+            if run.checkpoints()
+            else "Wait for its first checkpoint, or choose another run.",
+        )
+    template, revision = args.model.template, args.model.revision  # type: ignore[union-attr]
+    if (folder / "adapter_config.json").is_file():
+        return Weights(ref, args.model.path, folder, run, template, revision)  # type: ignore[union-attr]
+    return Weights(ref, str(folder), None, run, template)
+
+
+def _of_adapter(ref: str, folder: Path, workspace: Path) -> Weights:
+    base = json.loads((folder / "adapter_config.json").read_text()).get("base_model_name_or_path") or ""
+    if not base:
+        raise ModelError(
+            f"{ref} does not say which model it was trained from.", "Name the base in its adapter_config.json."
+        )
+    parent = folder.parent if folder.name == "model" else folder.parent.parent
+    run = Run(parent) if (parent / "args.yaml").is_file() else None
+    if run is not None and run.path.parent == (workspace / "runs").resolve():
+        return _of_run(ref, run, folder.name if folder.name.startswith("step-") else None)
+    return Weights(ref, base, folder)
