@@ -1,0 +1,137 @@
+"""Load models, tokenizers and adapters, the same way for training, evaluation, chat and export.
+
+Device-agnostic: what the accelerator is called is asked of torch, never assumed. Knows nothing of tasks or rows.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from data import models
+from data.render import ChatTemplate
+from engine.contract.errors import ModelError, ResourceError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp16": torch.float16}
+
+
+def device_of(wanted: str) -> torch.device:
+    """The torch device for `auto`, `cpu`, `cuda`, ...; ResourceError when it is not there."""
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if wanted == "auto":
+        return found or torch.device("cpu")
+    if wanted != "cpu" and (found is None or found.type != wanted):
+        has = f"torch sees {found.type}" if found else "torch sees no accelerator here"
+        raise ResourceError(f"The device {wanted!r} cannot be used: {has}.", "Set device to auto or cpu.")
+    return torch.device(wanted)
+
+
+def dtype_of(wanted: str, device: torch.device) -> torch.dtype:
+    """The torch dtype for `auto`, `bf16`, ...: auto is bf16 where that is the device's own arithmetic, else fp32."""
+    if wanted != "auto":
+        return DTYPES[wanted]
+    if device.type == "cpu":
+        from engine.contract.machine import machine
+
+        return torch.bfloat16 if machine().bf16 else torch.float32
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.float16
+    return torch.bfloat16
+
+
+def folder_of(name: str, workspace: Path, revision: str = "", say: Any = print) -> Path:
+    """The folder of the model called `name`; a hub model that is not here yet is fetched into the user's own cache."""
+    place = models.find(name, workspace, revision)
+    if place.folder is not None:
+        return place.folder
+    from engine import fetch
+
+    return fetch.fetch(place.hub_id, workspace, revision=revision or None, say=say)
+
+
+def tokenizer_of(folder: Path, template: str = "auto", *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The model's tokenizer with its chat template, or with the one named; a pad token is made sure of."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as problem:
+        raise ModelError(
+            f"The tokenizer in {folder} cannot be loaded: {_short(problem)}", "Get the model again."
+        ) from problem
+    if template != "auto":
+        tokenizer.chat_template = ChatTemplate.of(folder, template).source
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def model_of(
+    folder: Path, *, dtype: torch.dtype, device: torch.device, attention: str = "auto", trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """The causal language model in `folder`, in evaluation mode, on `device`. Reads safetensors only."""
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            attn_implementation=_attention(attention, device),
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
+        )
+    except torch.OutOfMemoryError as problem:
+        raise ResourceError(
+            f"{folder.name} does not fit into memory: {_short(problem)}", "Choose a smaller model."
+        ) from problem
+    except (OSError, ValueError, KeyError, ImportError) as problem:
+        hint = (
+            "Set model.trust_remote_code only if you trust the model's author."
+            if "trust_remote_code" in str(problem)
+            else ""
+        )
+        raise ModelError(
+            f"{folder.name} cannot be loaded: {_short(problem)}", hint or "Get the model again."
+        ) from problem
+    return model.to(device).eval()
+
+
+def with_adapter(model: Any, folder: Path, name: str = "default", *, trainable: bool = False) -> Any:
+    """`model` with the adapter in `folder` attached under `name`; a second one joins the first."""
+    from peft import PeftModel
+
+    try:
+        if isinstance(model, PeftModel):
+            model.load_adapter(folder, adapter_name=name, is_trainable=trainable)
+            return model
+        return PeftModel.from_pretrained(model, folder, adapter_name=name, is_trainable=trainable)
+    except (RuntimeError, ValueError, OSError) as problem:
+        raise ModelError(
+            f"The adapter in {folder} does not fit this model: {_short(problem)}",
+            "Choose the base that it was trained from.",
+        ) from problem
+
+
+def _attention(wanted: str, device: torch.device) -> str | None:
+    """The attention implementation to ask for; None leaves the choice between sdpa and eager to transformers."""
+    if wanted == "flash_attention_2" and (device.type == "cpu" or importlib.util.find_spec("flash_attn") is None):
+        raise ResourceError(
+            "Flash attention needs a GPU and the package flash-attn.",
+            "Set model.attention to auto, or: pip install flash-attn",
+        )
+    if wanted == "auto":
+        ready = device.type == "cuda" and importlib.util.find_spec("flash_attn") is not None
+        return "flash_attention_2" if ready else None
+    return wanted
+
+
+def _short(problem: BaseException) -> str:
+    """The first line of an exception's text: the rest is for the log."""
+    lines = str(problem).strip().splitlines()
+    return (lines[0] if lines else type(problem).__name__)[:300]

@@ -1,0 +1,73 @@
+"""The worker: one run from its args file to its exit code. Started by the supervisor, which records how it ends."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import sys
+import traceback
+from pathlib import Path
+
+from engine.contract import rundir, text
+from engine.contract.errors import BoardError
+from engine.report import Report, Stop, Stopped
+from engine.supervise import FAILED, STOPPED
+
+# Each kind of run has one module with `run(args, run, report, stop)`, imported when it is needed.
+KINDS = {
+    "train": "engine.recipes.run",
+    "evaluate": "engine.evaluate",
+    "serve": "engine.serve",
+    "export": "engine.export",
+}
+
+BUG = "This is a bug in Tuneboard; the traceback is in the log."
+
+
+def work(folder: Path) -> int:
+    """Do the run in `folder`; returns the exit code that the supervisor understands."""
+    run = rundir.Run(folder.resolve())
+    _keep_caches_in(run.workspace)
+    stop, report = Stop(), Report(run)
+    try:
+        stop.listen(watch_stdin=not sys.stdin.isatty())
+        report.phase("loading")
+        args = text.load(run.args_path)
+        importlib.import_module(KINDS[args.kind]).run(args, run, report, stop)
+    except Stopped:
+        print("Stopped.", flush=True)
+        return STOPPED
+    except BoardError as problem:
+        report.failure(problem.text, problem.hint)
+        return FAILED
+    except Exception as problem:
+        traceback.print_exc()
+        sentence, hint = _of_the_machine(problem) or (f"{type(problem).__name__}: {problem}", BUG)
+        report.failure(sentence, hint, bug=hint is BUG)
+        return FAILED
+    return 0
+
+
+def _of_the_machine(problem: Exception) -> tuple[str, str] | None:
+    """Sentence and hint for what the machine, not the code, is to blame for; any line may meet it."""
+    said = str(problem)
+    # safetensors and torch's file writer wrap the system's error in a text of their own.
+    full = isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT)
+    if full or "No space left on device" in said or "Disk quota exceeded" in said:
+        return "The disk is full.", "Free some space or delete old runs; what was saved before is intact."
+    if isinstance(problem, MemoryError) or "out of memory" in said.lower() or "can't allocate memory" in said:
+        return "Out of memory.", "Lower steps.batch_size or data.max_length, or turn compute.checkpointing on."
+    return None
+
+
+def _keep_caches_in(workspace: Path) -> None:
+    """Caches and temporary files of libraries go to the workspace, not to wherever they would like."""
+    cache = workspace / "cache"
+    cache.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("MPLCONFIGDIR", str(cache / "matplotlib"))
+    os.environ.setdefault("HF_DATASETS_CACHE", str(cache / "datasets"))
+    os.environ.setdefault("TMPDIR", str(cache))
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"
