@@ -1,0 +1,207 @@
+"""Puts the tabs together: the frame, the order of the pages, and what they share. It knows nothing of what a tab does.
+
+A tab is one module in `app/tabs` and one line in `TABS`:
+
+    TITLE = "Evaluate"                     # the word on the tab; its id is the module's name, here `evaluate`
+
+    def build(board: Board) -> None:       # called once, inside the tab: make the components, connect the events
+        ref = gr.Textbox(...)
+        clock = board.timer(1.0)           # ticks only while this tab is the one on screen ...
+        clock.tick(look, ..., [view, clock])  # ... and the tab lets it rest: return gr.Timer(active=False) when all is still
+        board.opens(refresh, outputs=[...])   # runs whenever somebody comes to this tab, so also after a reload
+        board.moves(refresh, outputs=[...])   # runs, while this tab is on screen, when some run starts, ends or goes
+        board.asks(take, outputs=[...])       # another tab sent somebody here: take(ref) -> outputs
+
+From another tab, "evaluate this run" is an event whose function returns `board.jump("evaluate", ref)` and whose outputs
+are `board.jump_to("evaluate")`. `ref` is what `data.weights` reads: `RUN`, `RUN/step-40`, `exports/NAME`, a model's
+name; for `runs` it is a run's id. The tab on screen and the run that is open stand in the address, so that a reload or
+a second browser shows the same.
+
+Every function of a tab gets values and returns values; what must survive lies in the workspace, never in this process.
+"""
+
+from __future__ import annotations
+
+import html
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from urllib.parse import parse_qs, urlencode
+
+import gradio as gr
+from engine.contract import machine
+
+from app import runs
+from app.tabs import train
+from app.tabs import runs as runs_tab
+
+TABS: tuple[ModuleType, ...] = (train, runs_tab)
+FRAME_SECONDS = 4.0
+
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+"""For every event that answers at once: no flicker, and no public endpoint."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What one tab asks of another; the time makes the same wish twice two wishes."""
+
+    ref: str = ""
+    at: int = 0
+
+
+@dataclass
+class Board:
+    """What the tabs share. `workspace` and `allowed` are the only folders that a path from the page may lie in."""
+
+    workspace: Path
+    allowed: tuple[Path, ...]
+    page: gr.Blocks
+    tabs: gr.Tabs
+    shown: gr.State  # id of the tab on screen
+    opened: gr.State  # id of the run that is open under Runs; write it to open another
+    moving: gr.State  # changes when a run starts, ends or goes
+    asked: dict[str, gr.State]
+    building: str = ""
+    timers: dict[str, list[gr.Timer]] = field(default_factory=dict)
+
+    def timer(self, seconds: float) -> gr.Timer:
+        """A clock of the tab that is being built; it rests whenever another tab is on screen."""
+        clock = gr.Timer(seconds, active=False)
+        self.timers.setdefault(self.building, []).append(clock)
+        return clock
+
+    def opens(self, look: Callable[..., Any], inputs: Sequence[Any] = (), outputs: Sequence[Any] = ()) -> None:
+        """Call `look` whenever this tab comes on screen."""
+        self._on(self.shown.change, look, inputs, outputs)
+
+    def moves(self, look: Callable[..., Any], inputs: Sequence[Any] = (), outputs: Sequence[Any] = ()) -> None:
+        """Call `look` when some run has started, ended or gone, while this tab is on screen."""
+        self._on(self.moving.change, look, inputs, outputs)
+
+    def _on(self, event: Any, look: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+        here = self.building
+
+        def only_here(shown: str, *given: Any) -> Any:
+            return look(*given) if shown == here else skip(outputs)
+
+        event(only_here, [self.shown, *inputs], list(outputs), **QUIET)
+
+    def asks(self, take: Callable[..., Any], inputs: Sequence[Any] = (), outputs: Sequence[Any] = ()) -> None:
+        """Call `take(ref, *inputs)` when another tab sends somebody to this one."""
+
+        def taken(ask: Ask, *given: Any) -> Any:
+            return take(ask.ref, *given) if ask.ref else skip(outputs)
+
+        asked = self.asked[self.building]
+        asked.change(taken, [asked, *inputs], list(outputs), **QUIET)
+
+    def jump(self, tab: str, ref: str = "") -> list[Any]:
+        """The values for `jump_to(tab)`: show that tab and hand it `ref`."""
+        return [gr.Tabs(selected=tab), tab, Ask(ref, time.time_ns())]
+
+    def jump_to(self, tab: str) -> list[Any]:
+        """The outputs of an event that jumps to `tab`."""
+        return [self.tabs, self.shown, self.asked[tab]]
+
+    def has(self, tab: str) -> bool:
+        return tab in self.asked
+
+
+def skip(outputs: Sequence[Any]) -> Any:
+    """Leave every output as it is."""
+    return [gr.skip() for _ in outputs] if len(outputs) != 1 else gr.skip()
+
+
+def page(workspace: Path, allowed: Sequence[Path] = ()) -> gr.Blocks:
+    """The whole page; `launch` it with what `app.theme` says."""
+    names = {module.__name__.rpartition(".")[2]: module for module in TABS}
+    with gr.Blocks(title="Tuneboard", analytics_enabled=False, fill_width=True) as blocks:
+        with gr.Row(elem_id="tb-frame"):
+            gr.HTML('<div class="tb-brand">Tuneboard</div>', elem_id="tb-brand", padding=False)
+            pill = gr.HTML(elem_id="tb-pill", js_on_load=PILL_CLICK, padding=False)
+            meter = gr.HTML(meter_html(), elem_id="tb-meter", padding=False)
+        address = gr.HTML(html_template="", js_on_load=ADDRESS, elem_id="tb-address", padding=False)
+        with gr.Tabs(selected=next(iter(names)), elem_id="tb-tabs") as tabs:
+            board = Board(
+                workspace, tuple(allowed), blocks, tabs, gr.State(""), gr.State(""), gr.State(()),
+                {name: gr.State(Ask()) for name in names},
+            )  # fmt: skip
+            for name, module in names.items():
+                with gr.Tab(module.TITLE, id=name, elem_id=f"tb-tab-{name}") as tab:
+                    board.building = name
+                    module.build(board)
+                tab.select(lambda name=name: name, None, board.shown, **QUIET)
+        _connect(board, list(names), pill, meter, address)
+    return blocks
+
+
+def _connect(board: Board, names: list[str], pill: gr.HTML, meter: gr.HTML, address: gr.HTML) -> None:
+    clocks = [(name, clock) for name, made in board.timers.items() for clock in made]
+
+    def shown(name: str) -> list[Any]:
+        return [gr.Timer(active=owner == name) for owner, _ in clocks]
+
+    def addressed(name: str, opened: str) -> str:
+        return "?" + urlencode({"tab": name, **({"run": opened} if opened and name == "runs" else {})})
+
+    def arrived(search: str) -> list[Any]:
+        said = {key: values[-1] for key, values in parse_qs(search.removeprefix("?")).items()}
+        name = said.get("tab", "")
+        name = name if name in names else names[0]
+        return [gr.Tabs(selected=name), name, said.get("run", "")]
+
+    def looked() -> list[Any]:
+        moving = [found for found in runs.listed(board.workspace) if found.moving]
+        everything = tuple((found.id, found.state) for found in runs.listed(board.workspace))
+        return [pill_html(moving), meter_html(), everything]
+
+    board.shown.change(shown, board.shown, [clock for _, clock in clocks], **QUIET)
+    gr.on([board.shown.change, board.opened.change], addressed, [board.shown, board.opened], address, **QUIET)
+    board.page.load(arrived, address, [board.tabs, board.shown, board.opened], js="() => window.location.search", **QUIET)
+    board.page.load(looked, None, [pill, meter, board.moving], **QUIET)
+    gr.Timer(FRAME_SECONDS).tick(looked, None, [pill, meter, board.moving], **QUIET)
+    if board.has("runs"):
+        # Clicked: to the run that works, or else to the first in the queue.
+        def first() -> list[Any]:
+            moving = sorted((found for found in runs.listed(board.workspace) if found.moving), key=_working_first)
+            return [*board.jump("runs", moving[0].id if moving else "")]
+
+        pill.click(first, None, board.jump_to("runs"), **QUIET)
+
+
+def _working_first(found: runs.Summary) -> tuple[bool, float]:
+    return found.state != "running", found.began
+
+
+def pill_html(moving: Sequence[runs.Summary]) -> str:
+    """`1 running · 2 queued`; a server that answers is no run that one waits for, so it is named by itself."""
+    serving = [found for found in moving if found.kind == "serve" and found.state == "running"]
+    counts = {
+        "running": sum(found.state == "running" for found in moving) - len(serving),
+        "queued": sum(found.state == "queued" for found in moving),
+        "chat loaded": len(serving),
+    }
+    words = [f"{number} {word}" if word != "chat loaded" else word for word, number in counts.items() if number]
+    state = "running" if counts["running"] else "queued" if counts["queued"] else "still"
+    return f'<button type="button" class="tb-pill tb-{state}">{html.escape(" · ".join(words) or "nothing runs")}</button>'
+
+
+def meter_html() -> str:
+    """The device that trains, and its memory."""
+    found, memory = machine.machine(), machine.memory()
+    used = memory.total - memory.free
+    share = used / memory.total if memory.total else 0.0
+    return (
+        f'<div class="tb-meter" title="Memory in use on the device that trains">'
+        f"<span>{html.escape(found.device_name)}</span>"
+        f'<span class="tb-bar"><i style="width:{share:.0%}"></i></span>'
+        f"<span>{used / 1e9:.1f} of {memory.total / 1e9:.0f} GB</span></div>"
+    )
+
+
+PILL_CLICK = "element.addEventListener('click', event => event.target.closest('button') && trigger('click'))"
+ADDRESS = "watch('value', () => props.value && history.replaceState(null, '', props.value))"
