@@ -94,8 +94,9 @@ class Curve:
         for column in (self._step, self._tokens, self._seconds, *self._columns.values()):
             del column[keep:]
 
-    def picture(self, *, steps_total: int | None = None) -> dict[str, Any]:
-        """What static/chart.js draws: `total` steps, and `panels` of `series`, each decimated for its size."""
+    def picture(self, run: str, *, steps_total: int | None = None) -> dict[str, Any]:
+        """What static/chart.js draws: `panels` of `series`, each decimated for its size. While `run` stays the same the
+        axes only grow; `steps_total` fixes the end of the step axis."""
         panels = []
         for key, names in self._panels().items():
             title, unit = PANELS.get(key, (_title(key), ""))
@@ -104,7 +105,7 @@ class Curve:
             if series := [one for one in series if one["n"]]:
                 panels.append({"key": key, "title": title, "unit": unit, "series": series})
         has_tokens = bool(self._tokens) and self._tokens[-1] > 0
-        return {"total": steps_total, "tokens": has_tokens, "panels": panels}
+        return {"run": run, "total": steps_total, "tokens": has_tokens, "panels": panels}
 
     def _panels(self) -> dict[str, list[str]]:
         """Panel key -> metric names; a training and an evaluation metric of one name share a panel."""
@@ -174,9 +175,9 @@ def _title(key: str) -> str:
 
 
 class Chart(gr.HTML):
-    """A large plot and its small multiples. Its value is a picture as JSON: one string is cheap for the page to compare.
+    """A large plot and its small multiples; `dense` is the size for a side card. Its value comes from `picture_json`.
 
-    `elem_id` is the key under which the browser remembers smoothing, scale and axis.
+    One string, not a tree: the page compares values by text at every update, and a string is cheap to compare.
     """
 
     def __init__(self, *, elem_id: str, dense: bool = False) -> None:
@@ -188,10 +189,7 @@ class Chart(gr.HTML):
             elem_id=elem_id,
         )
 
-    def get_block_name(self) -> str:
-        return "html"
 
-
-def picture_json(curve: Curve, *, steps_total: int | None = None) -> str:
-    """The value of a `Chart`."""
-    return json.dumps(curve.picture(steps_total=steps_total), separators=(",", ":"), allow_nan=False)
+def picture_json(curve: Curve, run: str, *, steps_total: int | None = None) -> str:
+    """The value of a `Chart`; see `Curve.picture`."""
+    return json.dumps(curve.picture(run, steps_total=steps_total), separators=(",", ":"), allow_nan=False)

@@ -121,7 +121,7 @@
     show(picture, panel, wish) {
       const width = this.box.clientWidth, height = this.box.clientHeight;
       if (!width || !height) return;
-      const { axis } = wish, log = wish.log && this.axes, pad = this.pad;
+      const axis = wish.axis === "tokens" && !picture.tokens ? "step" : wish.axis, log = wish.log && this.axes, pad = this.pad;
       this.svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
       this.svg.setAttribute("aria-label", this.describe(panel));
       this.lines = panel.series.map((series) => ({
@@ -337,7 +337,7 @@
       const stride = { ArrowLeft: -1, ArrowRight: 1, PageUp: -20, PageDown: 20 }[event.key];
       if (!stride || !plot.lines) return;
       event.preventDefault();
-      const points = plot.lines[0].raw[wish.axis];
+      const points = plot.lines[0].raw[plot.axis];
       const here = pointed === null ? points.length - 1 : plot.nearest(pointed)[0].i + stride;
       pointed = points[Math.max(0, Math.min(points.length - 1, here))];
       tell();

@@ -1,0 +1,83 @@
+// The (i) behind a field's label. Reads #tb-help (elem_id -> what, when, usual); knows nothing else of the form.
+(() => {
+  const read = () => JSON.parse(document.getElementById("tb-help")?.textContent || "{}");
+
+  function start() {
+    const helps = read();
+    if (!Object.keys(helps).length) return;
+    const tip = document.createElement("div");
+    tip.id = "tb-tip";
+    tip.role = "tooltip";
+    tip.hidden = true;
+    document.body.append(tip);
+    let owner = null;
+
+    const line = (title, text) => {
+      const p = document.createElement("p");
+      if (title) p.append(Object.assign(document.createElement("b"), { textContent: `${title} ` }));
+      p.append(text);
+      return p;
+    };
+    const hide = () => {
+      tip.hidden = true;
+      owner?.setAttribute("aria-expanded", "false");
+      owner = null;
+    };
+    const show = (button) => {
+      const help = helps[button.dataset.help];
+      if (owner && owner !== button) hide();
+      owner = button;
+      button.setAttribute("aria-expanded", "true");
+      tip.replaceChildren(line("", help.what),
+        ...(help.when ? [line("When", help.when)] : []), ...(help.usual ? [line("Usual", help.usual)] : []));
+      tip.hidden = false;
+      const at = button.getBoundingClientRect(), width = tip.offsetWidth, height = tip.offsetHeight;
+      const below = at.bottom + 8 + height < innerHeight;
+      tip.style.left = `${Math.max(8, Math.min(at.left - 12, innerWidth - width - 8))}px`;
+      tip.style.top = `${below ? at.bottom + 8 : Math.max(8, at.top - height - 8)}px`;
+    };
+
+    // A field's label lies in its block-info span (a checkbox has its own). The control keeps its plain name.
+    const decorate = (field) => {
+      if (field.querySelector(".tb-i")) return;
+      const label = field.querySelector("[data-testid=block-info], [data-testid=checkbox-label], label > span, .label-text");
+      if (!label) return;
+      const name = label.textContent.trim();
+      const control = field.querySelector("input:not([type=radio]), textarea, select");
+      if (control && !control.hasAttribute("aria-label")) control.setAttribute("aria-label", name);
+      const button = document.createElement("button");
+      button.type = "button";
+      button.className = "tb-i";
+      button.dataset.help = field.id;
+      button.textContent = "i";
+      button.setAttribute("aria-label", `About ${name}`);
+      button.setAttribute("aria-expanded", "false");
+      button.setAttribute("aria-describedby", "tb-tip");
+      label.append(button);
+    };
+    const sweep = () => {
+      for (const id of Object.keys(helps)) {
+        const field = document.getElementById(id);
+        if (field) decorate(field);
+      }
+      if (owner && !owner.isConnected) hide();
+    };
+
+    const aim = (event) => event.target.closest?.(".tb-i");
+    document.addEventListener("pointerover", (event) => aim(event) ? show(aim(event)) : owner !== document.activeElement && hide());
+    document.addEventListener("focusin", (event) => aim(event) ? show(aim(event)) : hide());
+    document.addEventListener("click", (event) => aim(event) && (event.preventDefault(), show(aim(event))));
+    document.addEventListener("keydown", (event) => event.key === "Escape" && hide());
+    document.addEventListener("scroll", hide, true);
+
+    let waiting = false;
+    new MutationObserver(() => {
+      if (waiting) return;
+      waiting = true;
+      requestAnimationFrame(() => { waiting = false; sweep(); });
+    }).observe(document.body, { childList: true, subtree: true });
+    sweep();
+  }
+
+  if (document.body) start(); else document.addEventListener("DOMContentLoaded", start);
+})();
