@@ -1,0 +1,109 @@
+"""Text to token ids and back, with the characters that each token covers.
+
+Wraps the `tokenizers` library and never adds a special token by itself: what is in the text is all there is. Knows
+nothing of conversations or masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from engine.contract.errors import ModelError
+from tokenizers import AddedToken, Encoding, Tokenizer
+
+from data.special import extra_special_tokens, special_tokens
+
+Offsets = list[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids, and the half-open span of characters that each covers; pieces of one character share its span."""
+
+    ids: list[int]
+    offsets: Offsets
+
+
+class TextTokenizer:
+    """The tokenizer of a model folder; it can be sent to another process."""
+
+    def __init__(self, tokenizer: Tokenizer, named: dict[str, str], extra: Sequence[str] = ()) -> None:
+        """`named` maps names such as `eos_token` to their text; `extra` lists more tokens that are special."""
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        # A post-processor only adds special tokens and trims spaces off the offsets; the mask needs neither.
+        tokenizer.post_processor = None
+        flagged = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+        missing = dict.fromkeys(text for text in [*named.values(), *extra] if text not in flagged)
+        # Where tokenizer.json fails to flag a special token, transformers does so on loading.
+        for text in missing:
+            if tokenizer.token_to_id(text) is not None:
+                tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False)])
+        self._tokenizer = tokenizer
+        self.named = {name: text for name, text in named.items() if tokenizer.token_to_id(text) is not None}
+
+    @classmethod
+    def of(cls, model: str | Path) -> TextTokenizer:
+        """The tokenizer in a model folder; raises ModelError when there is no readable `tokenizer.json`."""
+        model = Path(model)
+        file = model / "tokenizer.json"
+        if not file.is_file():
+            raise ModelError(
+                f"the model {model.name} has no tokenizer.json.",
+                "Load its tokenizer once with transformers and save it again: that writes the file.",
+            )
+        try:
+            tokenizer = Tokenizer.from_file(str(file))
+        except Exception as error:  # the library raises nothing more precise
+            raise ModelError(
+                f"tokenizer.json of the model {model.name} cannot be read: {error}.",
+                "Download or copy the model again.",
+            ) from None
+        return cls(tokenizer, special_tokens(model), extra_special_tokens(model))
+
+    def encode(self, text: str) -> Encoded:
+        return _encoded(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def encode_batch(self, texts: Sequence[str]) -> list[Encoded]:
+        """As `encode`, for many texts on all cores."""
+        return [_encoded(encoding) for encoding in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+
+    def decode(self, ids: Sequence[int], skip_special: bool = False) -> str:
+        return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special)
+
+    def id(self, token: str) -> int | None:
+        return self._tokenizer.token_to_id(token)
+
+    def token(self, id: int) -> str | None:
+        return self._tokenizer.id_to_token(id)
+
+    @property
+    def bos_id(self) -> int | None:
+        return self._named_id("bos_token")
+
+    @property
+    def eos_id(self) -> int | None:
+        return self._named_id("eos_token")
+
+    @property
+    def pad_id(self) -> int | None:
+        return self._named_id("pad_token")
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Ids of the tokens that are control, not text."""
+        return frozenset(id for id, token in self._tokenizer.get_added_tokens_decoder().items() if token.special)
+
+    @property
+    def vocabulary_size(self) -> int:
+        return self._tokenizer.get_vocab_size(with_added_tokens=True)
+
+    def _named_id(self, name: str) -> int | None:
+        return self._tokenizer.token_to_id(self.named[name]) if name in self.named else None
+
+
+def _encoded(encoding: Encoding) -> Encoded:
+    return Encoded(encoding.ids, encoding.offsets)
