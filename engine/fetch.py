@@ -22,12 +22,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
+from data import models
 from engine.contract.errors import ArgsError, ModelError, Problem, ResourceError
 
 Say = Callable[[str], None]
-REGISTRY = Path(__file__).parent.parent / "data" / "models.yaml"
 NEEDED = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja")
 """Files of an embedded model's folder without which it is not whole."""
 HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
@@ -47,9 +45,9 @@ class Wheel:
     megabytes: int
 
 
-def registry(path: Path = REGISTRY) -> dict[str, dict]:
-    """The entries of `data/models.yaml` by name."""
-    return {entry["name"]: entry for entry in yaml.safe_load(path.read_text(encoding="utf-8"))}
+def registry() -> dict[str, dict]:
+    """The models that the board knows, by name."""
+    return {entry["name"]: entry for entry in models.known()}
 
 
 def fetch(

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from data import models
 from engine import fetch
 from engine.contract.errors import ArgsError, ModelError, ResourceError
 
@@ -213,9 +214,7 @@ def test_all_wrong_arguments_are_reported_at_once():
 
 
 def test_registry_entries_are_complete_and_named_once():
-    import yaml
-
-    entries = yaml.safe_load(fetch.REGISTRY.read_text(encoding="utf-8"))
+    entries = models.known()
     assert len({entry["name"] for entry in entries}) == len(entries)
     for entry in entries:
         assert {"name", "title", "about", "hub", "parameters", "context", "licence", "template"} <= entry.keys()
