@@ -54,7 +54,7 @@ def filled(message: Message, fill: Mapping[str, str]) -> Message:
     return {**message, "content": content}
 
 
-def tools(record: Record) -> list[dict[str, Any]] | None:
+def tools(record: Mapping[str, Any]) -> list[dict[str, Any]] | None:
     """Tool definitions in OpenAI's form; they may be given as JSON text, or without the outer `function`."""
     tools = from_json(record.get("tools") or [], "tools")
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
@@ -132,7 +132,7 @@ def _part(part: Any) -> tuple[str, Any]:
     return kind, part.get(kind, part.get("value", part.get("text")))
 
 
-def conversation(record: Record, turns: Iterable[Message]) -> list[Message]:
+def conversation(record: Mapping[str, Any], turns: Iterable[Message]) -> list[Message]:
     """The turns, after the system text and the earlier `history` that a record may carry beside them."""
     system = as_text(record.get("system"), "system")
     history = from_json(record.get("history") or [], "history")

@@ -117,7 +117,7 @@ def _json(path: Path) -> Records:
     text = _text(path.read_bytes(), path, None).strip()
     if not text:
         return
-    if text.startswith("{") and _is_json(text.splitlines()[0]) and not _is_json(text):
+    if text.startswith("{") and _is_json(text.partition("\n")[0]) and not _is_json(text):
         yield from _json_lines(path)  # JSON lines under the ending .json are common
         return
     value = _parsed(text, path, None)
@@ -138,14 +138,16 @@ def _is_json(text: str) -> bool:
 
 
 def _table(path: Path, delimiter: str) -> Records:
+    csv.field_size_limit(LONGEST_CELL)
+    header: list[str] = []
+    row = 0  # the last row that is complete
+
     def lines() -> Iterator[str]:
         with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                yield _text(line, path, number)
+            for line in file:
+                yield _text(line, path, row + 1 if header else None)
 
-    csv.field_size_limit(LONGEST_CELL)
     rows = csv.reader(lines(), delimiter=delimiter)
-    row = 0
     try:
         header = next(rows, [])
         if len(set(header)) < len(header):

@@ -13,10 +13,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from engine.contract.errors import DataError
-
 from data.conversation import Message, Row, as_text, check, conversation, filled, from_json, message, tools
 from data.files import Record, read
+from engine.contract.errors import DataError
 
 LOOKED_AT = 20  # rows that decide on the format
 NAMED = 10  # bad rows that an error names, before it only counts

@@ -10,11 +10,10 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Literal
 
-from engine.contract.errors import DataError
-
 from data.conversation import Row
 from data.render import ChatTemplate
 from data.tokens import Encoded, Offsets, TextTokenizer
+from engine.contract.errors import DataError
 
 TrainOn = Literal["assistant", "last", "everything"]
 
@@ -43,25 +42,27 @@ class Tokens:
 
 def tokenise(row: Row, template: ChatTemplate, tokenizer: TextTokenizer, train_on: TrainOn = "assistant") -> Tokens:
     """The row as the model will see it; raises DataError, with file and row, when the template does not allow it."""
-    rendered = render(row, template, train_on)
+    rendered = locate(row, template, train_on)
     return mark(rendered, tokenizer.encode(rendered.text), tokenizer)
 
 
-def render(row: Row, template: ChatTemplate, train_on: TrainOn = "assistant") -> Rendered:
+def locate(row: Row, template: ChatTemplate, train_on: TrainOn = "assistant") -> Rendered:
     """The row as text with the spans to train; raises DataError, with file and row, as `tokenise` does."""
     try:
         if train_on == "everything":
             text = template.render(row.messages, row.tools)
             return Rendered(text, [(0, len(text))])
-        if template.marked:
+        if template.marks(row.tools):
             text, spans = template.spans(row.messages, row.tools)
             if not spans:
                 raise DataError("the template marks nothing as said by the assistant.", "Choose another template.")
         else:
             text, spans = _by_prefix(row, template, train_on)
+        spans = spans[-1:] if train_on == "last" else spans
+        _refuse_lost_tools(row, template, train_on, text, "".join(text[begin:end] for begin, end in spans))
     except DataError as problem:
         raise DataError(problem.text, problem.hint, file=row.file, row=row.number) from None
-    return Rendered(text, spans[-1:] if train_on == "last" else spans)
+    return Rendered(text, spans)
 
 
 def mark(rendered: Rendered, encoded: Encoded, tokenizer: TextTokenizer) -> Tokens:
@@ -106,6 +107,19 @@ def _by_prefix(row: Row, template: ChatTemplate, train_on: TrainOn) -> tuple[str
             raise _changed(template, index, answers, "with the answer", "later turns follow")
         spans.append((len(asked), len(said)))
     return text, spans
+
+
+def _refuse_lost_tools(row: Row, template: ChatTemplate, train_on: TrainOn, text: str, said: str) -> None:
+    """Many templates know nothing of tools and leave them out in silence, which would train empty answers."""
+    answers = [message for message in row.messages if message["role"] == "assistant"]
+    calls = [call for answer in answers[-1 if train_on == "last" else 0 :] for call in answer.get("tool_calls") or []]
+    lost = [call["function"]["name"] for call in calls if call["function"]["name"] not in said]
+    lost += [name for tool in row.tools or [] if (name := str(tool["function"].get("name"))) not in text]
+    if lost:
+        raise DataError(
+            f"the template {template.name} does not write the tool {lost[0]!r}, which the conversation needs.",
+            "Choose a template that knows tools, or a dataset without them.",
+        )
 
 
 def _changed(template: ChatTemplate, index: int, answers: list[int], what: str, once: str) -> DataError:

@@ -14,7 +14,7 @@ from data.prepare import UNTRAINED, Example
 
 @dataclass(frozen=True)
 class Packed:
-    """Rows laid end to end: positions restart at each, and the first label of each is -100, so none predicts the next."""
+    """Rows laid end to end: positions restart at each, and its first label is -100: no row predicts the next."""
 
     input_ids: list[int]
     labels: list[int]

@@ -14,13 +14,12 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 
-from engine.contract.errors import DataError
-
 from data.conversation import Row
 from data.formats import NAMED
-from data.mask import Tokens, TrainOn, mark, render
+from data.mask import Tokens, TrainOn, locate, mark
 from data.render import ChatTemplate
 from data.tokens import TextTokenizer
+from engine.contract.errors import DataError
 
 UNTRAINED = -100  # the label that torch's cross entropy ignores
 CHUNK = 500  # rows that are tokenised at once; also the smallest share of work for one process
@@ -162,7 +161,7 @@ def _chunk(
     rendered = []
     for row in rows:
         try:
-            rendered.append(render(row, template, train_on))
+            rendered.append(locate(row, template, train_on))
         except DataError as problem:
             rendered.append(problem)
     encoded = iter(tokenizer.encode_batch([item.text for item in rendered if not isinstance(item, DataError)]))

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import yaml
-from engine.contract.errors import DataError
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from data import files, formats
 from data.conversation import Row
 from data.paths import inside
+from engine.contract.errors import DataError
 
 HERE = Path(__file__).resolve().parent
 LIST = "datasets.yaml"
@@ -120,7 +120,8 @@ def _listed(file: Path) -> list[Entry]:
     for name, fields in stated.items():
         try:
             entry = Entry(**{"name": str(name), "title": str(name), **(fields or {})})
-            formats.known(entry.format) if entry.format != "auto" else None
+            if entry.format != "auto":
+                formats.known(entry.format)
             found.append(entry.model_copy(update={"path": (file.parent / entry.path).resolve()}))
         except ValidationError as error:
             problems += [f"{name}.{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from engine.contract.errors import DataError, ModelError
 from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
@@ -25,11 +24,14 @@ from jinja2.utils import Namespace
 
 from data.conversation import REASONING, Message
 from data.special import special_tokens, tokenizer_config, vocabulary
+from engine.contract.errors import DataError, ModelError
 
 TEMPLATES = Path(__file__).resolve().parents[1] / "templates"
 # Two code points that Unicode will never assign stand around what the assistant says, and are cut out again.
 OPEN, CLOSE = "\ufdd0", "\ufdd1"
 MARKERS = re.compile(f"[{OPEN}{CLOSE}]")
+# What a template can raise when it meets a conversation that it was not written for
+FAULTS = (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError)
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
@@ -61,10 +63,9 @@ class ChatTemplate:
             )
         return cls(model.name, sources["default"], tokens, sources.get("tool_use"))
 
-    @property
-    def marked(self) -> bool:
+    def marks(self, tools: list[dict[str, Any]] | None) -> bool:
         """Whether the template itself marks what the assistant says (`{% generation %}`)."""
-        return bool(GENERATION.search(self.source))
+        return bool(GENERATION.search(self._source(tools)))
 
     def render(
         self, messages: list[Message], tools: list[dict[str, Any]] | None = None, add_generation_prompt: bool = False
@@ -88,11 +89,13 @@ class ChatTemplate:
                 start = None
         return text + marked[end:], spans
 
+    def _source(self, tools: list[dict[str, Any]] | None) -> str:
+        return self.tool_source if tools and self.tool_source else self.source
+
     def _run(self, messages: list[Message], tools: Any, add_generation_prompt: bool, mark: bool) -> str:
-        source = self.tool_source if tools and self.tool_source else self.source
         clock = self.now or datetime.now()
         try:
-            return _compiled(source).render(
+            return _compiled(self._source(tools)).render(
                 messages=[_with_reasoning(message) for message in messages],
                 tools=tools,
                 documents=None,
@@ -106,7 +109,7 @@ class ChatTemplate:
                 f"the chat template {self.name} is broken at line {error.lineno}: {error.message}.",
                 "Choose another template.",
             ) from None
-        except (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:
+        except (jinja2.TemplateError, *FAULTS) as error:
             raise DataError(
                 f"the template {self.name} refuses this conversation: {error}.",
                 "Change the row to what the template expects, or choose another template.",

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from engine.contract.errors import ModelError
 from tokenizers import AddedToken, Encoding, Tokenizer
 
 from data.special import extra_special_tokens, special_tokens
+from engine.contract.errors import ModelError
 
 Offsets = list[tuple[int, int]]
 

@@ -1,0 +1,226 @@
+"""Any file in: reading records, recognising their format, and naming what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from data.files import count
+from data.formats import FORMATS, load, read, recognise
+from engine.contract.errors import DataError
+
+ASKED = {"role": "user", "content": "Who?"}
+SAID = {"role": "assistant", "content": "Me."}
+
+
+def lines(path: Path, *records: object) -> Path:
+    path.write_text("\n".join(json.dumps(record, ensure_ascii=False) for record in records), encoding="utf-8")
+    return path
+
+
+def test_reads_every_kind_of_file_alike(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    records = [{"prompt": "a, b", "completion": "一"}, {"prompt": "c\nd", "completion": "2"}]
+    lines(tmp_path / "a.jsonl", *records)
+    (tmp_path / "a.json").write_text(json.dumps(records), encoding="utf-8")
+    (tmp_path / "lines.json").write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+    (tmp_path / "list.jsonl").write_text(json.dumps(records, indent=1), encoding="utf-8")
+    (tmp_path / "wrapped.json").write_text(json.dumps({"version": 1, "data": records}), encoding="utf-8")
+    (tmp_path / "a.csv").write_text('\ufeffprompt,completion\n"a, b",一\n"c\nd",2\n', encoding="utf-8")
+    (tmp_path / "a.tsv").write_text('prompt\tcompletion\na, b\t一\n"c\nd"\t2\n', encoding="utf-8")
+    parquet.write_table(pyarrow.Table.from_pylist(records), tmp_path / "a.parquet")
+    for path in sorted(tmp_path.iterdir()):
+        assert list(read(path)) == [(1, records[0]), (2, records[1])], path.name
+        assert count(path) == 2, path.name
+
+
+def test_row_numbers_of_json_lines_are_line_numbers(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('\ufeff{"a": 1}\n\n{"a": 2}\n', encoding="utf-8")
+    assert list(read(path)) == [(1, {"a": 1}), (3, {"a": 2})]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "row", "text"),
+    [
+        ("a.jsonl", b'{"a": 1}\n{"a": \n', 2, "not valid JSON"),
+        ("a.jsonl", b'{"a": 1}\n[1, 2]\n', 2, "must be a JSON object, not [1, 2]"),
+        ("a.jsonl", b'{"a": 1}\n{"a": "\xe9"}\n', 2, "not UTF-8 (byte 0xe9"),
+        ("a.jsonl", "\ufeff{}".encode("utf-16"), 1, "not UTF-8"),
+        ("a.jsonl", b"[" * 100_000, None, "nested too deeply"),
+        ("a.jsonl", b'{"a": ' + b"[" * 100_000, 1, "nested too deeply"),
+        ("a.jsonl", b"", None, "holds no rows"),
+        ("a.json", b" \n", None, "holds no rows"),
+        ("a.json", b"[]", None, "holds no rows"),
+        ("a.json", b'[{"a": 1}, 2]', 2, "must be a JSON object, not 2"),
+        ("a.json", b'{"a": 1}\n{"a": 2', 2, "not valid JSON"),
+        ("a.json", b'[{"a": 1},', None, "not valid JSON"),
+        ("a.json", b'"text"', None, "must hold a list"),
+        ("a.csv", b"a,b\n", None, "holds no rows"),
+        ("a.csv", b"a,a\n1,2\n", None, "two columns have the same name"),
+        ("a.csv", b"a,b\n1,2\n1,2,3\n", 2, "3 cells, the header 2"),
+        ("a.csv", b'a,b\n"1\n1",2\n1,\xff\n', 2, "not UTF-8"),
+        ("a.csv", b"\xff,b\n1,2\n", None, "not UTF-8"),
+        ("a.parquet", b"no parquet", None, "not a Parquet file"),
+        ("a.docx", b"text", None, "'.docx' files are not read"),
+    ],
+)  # fmt: skip
+def test_a_broken_file_is_named_with_its_row_and_a_way_out(tmp_path, name, content, row, text):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        list(read(path))
+    assert text in caught.value.text and name in caught.value.text
+    assert caught.value.row == row
+    assert caught.value.hint
+
+
+def test_a_missing_file_and_a_folder_are_told_apart(tmp_path):
+    with pytest.raises(DataError, match="does not exist"):
+        list(read(tmp_path / "none.jsonl"))
+    with pytest.raises(DataError, match="is a folder"):
+        list(read(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("format", "record"),
+    [
+        ("messages", {"messages": [ASKED, SAID]}),
+        ("messages", {"conversations": [ASKED, SAID]}),
+        ("messages", {"messages": [{"role": "user", "content": [{"type": "text", "text": "Wh"}, {"type": "text", "value": "o?"}]}, SAID]}),
+        ("messages", {"messages": json.dumps([ASKED, SAID])}),
+        ("sharegpt", {"conversations": [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "Me."}]}),
+        ("sharegpt", {"conversation": [{"from": "user", "value": "Who?"}, {"from": "assistant", "value": "Me."}]}),
+        ("firefly", {"conversation_id": 1, "conversation": [{"human": "Who?", "assistant": "Me."}]}),
+        ("alpaca", {"instruction": "Who?", "input": "", "output": "Me."}),
+        ("alpaca", {"instruction": "Who?", "response": "Me."}),
+        ("prompt_completion", {"prompt": "Who?", "completion": "Me."}),
+        ("prompt_completion", {"question": "Who?", "answer": "Me."}),
+        ("prompt_completion", {"prompt": [ASKED], "completion": [SAID]}),
+        ("prompt_completion", {"input": ["Who?"], "output": ["Me."]}),
+    ],
+)  # fmt: skip
+def test_each_format_is_recognised_and_means_the_same(tmp_path, format, record):
+    assert recognise([record]) == format
+    [row] = load(lines(tmp_path / "a.jsonl", record))
+    assert row.messages == [ASKED, SAID]
+    assert (row.tools, row.number, Path(row.file).name) == (None, 1, "a.jsonl")
+
+
+def test_system_and_history_come_before_the_question(tmp_path):
+    record = {"instruction": "c", "input": "d", "output": "e", "system": "s", "history": [["a", "b"]]}
+    [row] = load(lines(tmp_path / "a.jsonl", record))
+    said = [(message["role"], message["content"]) for message in row.messages]
+    assert said == [("system", "s"), ("user", "a"), ("assistant", "b"), ("user", "c\nd"), ("assistant", "e")]
+
+
+def test_tool_calls_take_one_form_whatever_the_file_calls_them(tmp_path):
+    arguments = {"city": "Bern"}
+    told = {"name": "weather", "parameters": {}}
+    call = {"name": "weather", "arguments": arguments}
+    records = [
+        {"conversations": [{"from": "human", "value": "Who?"}, {"from": "function_call", "value": json.dumps(call)},
+                           {"from": "observation", "value": "sun"}, {"from": "gpt", "value": "Me."}], "tools": json.dumps([told])},
+        {"messages": [ASKED, {"role": "assistant", "content": None, "tool_calls": [
+            {"type": "function", "function": {**call, "arguments": json.dumps(arguments)}}]},
+            {"role": "tool", "content": "sun"}, SAID], "tools": [{"type": "function", "function": told}]},
+        {"messages": [ASKED, {"role": "assistant", "content": [{"type": "tool_call", "value": json.dumps(call)}]},
+                      {"role": "tool", "content": "sun"}, SAID], "tools": json.dumps([told])},
+    ]  # fmt: skip
+    rows = [load(lines(tmp_path / f"{index}.jsonl", record))[0] for index, record in enumerate(records)]
+    wanted = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": call}]}
+    for row in rows:
+        assert row.messages == [ASKED, wanted, {"role": "tool", "content": "sun"}, SAID]
+        assert row.tools == [{"type": "function", "function": told}]
+
+
+def test_thoughts_are_kept_under_one_name(tmp_path):
+    parts = [{"type": "reasoning", "value": "hm"}, {"type": "text", "value": "Me."}]
+    records = [{"messages": [ASKED, {**SAID, "thinking": "hm"}]}, {"messages": [ASKED, {**SAID, "content": parts}]}]
+    for row in load(lines(tmp_path / "a.jsonl", *records)):
+        assert row.messages[1] == {**SAID, "reasoning_content": "hm"}
+
+
+def test_fill_replaces_placeholders_and_nothing_else(tmp_path):
+    path = lines(tmp_path / "a.jsonl", {"prompt": "{{ name }} {name}", "completion": "I am {{name}} by {{author}}."})
+    [row] = load(path, fill={"name": "Tuney{{author}}", "author": r"\1"})
+    assert [message["content"] for message in row.messages][0] == "{{ name }} {name}"
+    assert row.messages[1]["content"] == r"I am Tuney\1 by \1."
+    [row] = load(path)
+    assert "{{name}}" in row.messages[1]["content"]
+
+
+def test_all_bad_rows_are_named_at_once(tmp_path):
+    good = {"messages": [ASKED, SAID]}
+    bad = [
+        {"messages": [ASKED, {**SAID, "content": " "}]},
+        {"messages": [{"role": "owner", "content": "x"}, SAID]},
+        {"messages": [ASKED]},
+        {"messages": [ASKED, {**SAID, "content": {"a": 1}}]},
+        {"messages": [ASKED, SAID], "images": ["a.png"]},
+        {"messages": [{"role": "user", "content": [{"type": "image_url"}]}, SAID]},
+        {"messages": [ASKED, SAID], "tools": "[{"},
+        {"messages": "soon"},
+    ]
+    with pytest.raises(DataError) as caught:
+        load(lines(tmp_path / "a.jsonl", *[good] * 20, *bad * 2))
+    text = caught.value.text
+    assert "16 of 36 rows cannot be used as messages" in text
+    for number, what in enumerate(
+        ["answer of the assistant is empty", "role 'owner' is not known", "nothing is said by the assistant",
+         "must be text, not dict", "column images holds", "type 'image_url'", "tools is not valid JSON", "list of objects"],
+        start=21,
+    ):  # fmt: skip
+        assert f"row {number}: " in text and what in text
+    assert "row 31" not in text and "and 6 more" in text
+
+
+def test_a_file_without_a_known_format_lists_its_columns_and_the_formats(tmp_path):
+    with pytest.raises(DataError) as caught:
+        load(lines(tmp_path / "a.jsonl", {"chosen": "a", "rejected": "b"}))
+    assert "chosen, rejected" in caught.value.text
+    assert all(name in caught.value.text for name in FORMATS)
+
+
+def test_an_unknown_format_lists_those_there_are(tmp_path):
+    with pytest.raises(DataError, match="'alpacca' is not known.*alpaca"):
+        load(lines(tmp_path / "a.jsonl", {"prompt": "a", "completion": "b"}), "alpacca")
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("file", "format", "rows"),
+    [
+        ("instruct/identity.json", "alpaca", 91),
+        ("instruct/dolly_sample.json", "alpaca", 12),
+        ("instruct/wwdc25_prompt_completion.jsonl", "prompt_completion", 144),
+        ("formats/alpaca.csv", "alpaca", 3),
+        ("formats/alpaca.jsonl", "alpaca", 3),
+        ("formats/alpaca2.csv", "alpaca", 3),
+        ("formats/chat_tiny.json", "sharegpt", 1),
+        ("formats/chatml.jsonl", "messages", 3),
+        ("formats/conversations.jsonl", "sharegpt", 3),
+        ("formats/sharegpt.jsonl", "firefly", 3),
+        ("formats/swift_single.csv", "prompt_completion", 3),
+        ("multiturn/chinese_vicuna_chat_sample.jsonl", "prompt_completion", 3),
+        ("multiturn/chinese_vicuna_instruct_sample.jsonl", "alpaca", 10),
+        ("multiturn/fastchat_dummy_conversation.json", "sharegpt", 500),
+        ("messages/v1_sft_demo.jsonl", "messages", 500),
+        ("messages/reason_tool_use_demo_50.jsonl", "messages", 50),
+        ("toolcall/glaive_toolcall_zh_demo.json", "sharegpt", 300),
+    ],
+)  # fmt: skip
+def test_real_files_open_with_the_right_format(shared, file, format, rows):
+    assert recognise(record for _, record in read(shared / file)) == format
+    assert len(load(shared / file)) == rows == count(shared / file)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("file", ["hh_rlhf_tiny.json", "vqa_tiny.json", "multi_modal_2.jsonl", "swift_pre.csv"])
+def test_real_files_that_are_no_conversations_are_refused_in_a_sentence(shared, file):
+    with pytest.raises(DataError, match=file):
+        load(shared / "formats" / file)
