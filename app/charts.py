@@ -1,4 +1,4 @@
-"""Metric records -> live plots that the browser draws: `Curve` gathers and decimates, `Chart` carries it to the page.
+"""Metric records -> live plots that the browser draws: `Curve` gathers and decimates, `chart` carries it to the page.
 
 Every poll sends the whole current picture, never more than about 1,000 points a series, so a page that opens late or
 reloads shows the same as one that has watched from the start. Smoothing, log scale and the choice of the x axis happen
@@ -174,22 +174,20 @@ def _title(key: str) -> str:
     return words[:1].upper() + words[1:]
 
 
-class Chart(gr.HTML):
+def chart(elem_id: str, *, dense: bool = False) -> gr.HTML:
     """A large plot and its small multiples; `dense` is the size for a side card. Its value comes from `picture_json`.
 
     One string, not a tree: the page compares values by text at every update, and a string is cheap to compare.
     """
-
-    def __init__(self, *, elem_id: str, dense: bool = False) -> None:
-        super().__init__(
-            value="",
-            html_template=f'<div class="tb-chart {"tb-dense" if dense else ""}"></div>',
-            js_on_load="tuneboard.chart(element, props, watch)",
-            apply_default_css=False,
-            elem_id=elem_id,
-        )
+    return gr.HTML(
+        "",
+        html_template=f'<div class="tb-chart{" tb-dense" if dense else ""}"></div>',
+        js_on_load="tuneboard.chart(element, props, watch)",
+        apply_default_css=False,
+        elem_id=elem_id,
+    )
 
 
 def picture_json(curve: Curve, run: str, *, steps_total: int | None = None) -> str:
-    """The value of a `Chart`; see `Curve.picture`."""
+    """The value of a `chart`; see `Curve.picture`."""
     return json.dumps(curve.picture(run, steps_total=steps_total), separators=(",", ":"), allow_nan=False)

@@ -17,9 +17,8 @@ from typing import Any
 import gradio as gr
 
 STATIC = Path(__file__).parent / "static"
-SCRIPTS = ("chart.js", "log.js", "help.js", "page.js")
 
-# One word for each state, the same everywhere; its colour is `.tb-pill-<state>` in theme.css.
+# One word for each state, the same everywhere; its colour is `.tb-pill.tb-<state>` in theme.css.
 STATES = ("queued", "running", "done", "failed", "stopped", "lost")
 
 # Token of theme.css -> the variables of gradio that take its colour, in light and in dark.
@@ -118,10 +117,10 @@ def launch_options(help_of: Mapping[str, Help] | None = None) -> dict[str, Any]:
     helps = {elem_id: asdict(one) for elem_id, one in (help_of or {}).items()}
     # "</" would end the script element early, whatever the text around it says.
     data = json.dumps(helps, ensure_ascii=False).replace("</", "<\\/")
-    scripts = "\n".join(f"<script>{(STATIC / name).read_text()}</script>" for name in SCRIPTS)
+    scripts = "\n".join(f"<script>{path.read_text()}</script>" for path in sorted(STATIC.glob("*.js")))
     return {
         "theme": theme(),
-        "css_paths": [STATIC / "theme.css", STATIC / "live.css"],
+        "css_paths": sorted(STATIC.glob("*.css")),
         "head": f'<script type="application/json" id="tb-help">{data}</script>\n{scripts}',
         "footer_links": [],
     }
@@ -140,34 +139,10 @@ def theme() -> gr.themes.Base:
     return look.set(**colours, **dark, **shapes)
 
 
-def frame() -> gr.HTML:
-    """The name of the board and, on the right, the pill and the meter: `frame_value` is its value. Put it before the
-    `gr.Tabs(elem_id="tb-tabs")`, whose row of tabs it shares. Its `select` event fires when the pill is pressed."""
-    return gr.HTML(
-        frame_value(0, 0, ""),
-        elem_id="tb-frame",
-        apply_default_css=False,
-        js_on_load="tuneboard.frame(element, trigger, 'select')",
-    )
-
-
-def frame_value(running: int, queued: int, meter: str) -> str:
-    """The inside of `frame()`: how many runs work and wait, and the meter of the device that trains, as a sentence."""
-    counts = [f"{count} {word}" for count, word in ((running, "running"), (queued, "queued")) if count]
-    kind = "running" if running else "queued" if queued else "idle"
-    pressable = "" if counts else "disabled"
-    words = " · ".join(counts) or "nothing running"
-    return (
-        '<span class="tb-name">Tuneboard</span><span class="tb-frame-right">'
-        f'<button type="button" class="tb-pill tb-pill-{kind}" {pressable}>{words}</button>'
-        f'<span class="tb-meter">{escape(meter)}</span></span>'
-    )
-
-
 def pill(state: str) -> str:
     """A run's state: one word, one colour."""
     known = state if state in STATES else "queued"
-    return f'<span class="tb-pill tb-pill-{known}">{escape(state)}</span>'
+    return f'<span class="tb-pill tb-{known}">{escape(state)}</span>'
 
 
 def empty(title: str, what_to_do_next: str) -> str:
@@ -183,6 +158,11 @@ def sentence_error(text: str, hint: str = "") -> str:
 def sentence_warning(text: str, hint: str = "") -> str:
     """Something that is off but stops nothing."""
     return _message("warning", "status", text, hint)
+
+
+def sentence_done(text: str) -> str:
+    """What came of it."""
+    return _message("done", "status", text, "")
 
 
 def _message(kind: str, role: str, text: str, hint: str) -> str:

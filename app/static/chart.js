@@ -1,4 +1,4 @@
-// Draws a Chart (app/charts.py): one large plot and its small multiples, as SVG styled by the page's tokens.
+// Draws the chart of app/charts.py: one large plot and its small multiples, as SVG styled by the page's tokens.
 // Knows a picture (JSON) and the reader's wishes: smoothing, scale, axis, which panel is large. Asks the server nothing.
 (() => {
   const SVG = "http://www.w3.org/2000/svg";
@@ -26,6 +26,7 @@
     return String(Number(value.toPrecision(4)));
   };
   const short = (value) => {
+    if (!isFinite(value)) return "–";
     const size = Math.abs(value);
     if (size !== 0 && size < 1e-3) return value.toExponential(1).replace(".0e", "e");
     for (const [unit, name] of [[1e9, "G"], [1e6, "M"], [1e3, "k"]])
@@ -81,7 +82,7 @@
     if (low > high) return log ? [0.1, 1] : [0, 1];
     if (log) return [Math.pow(10, Math.floor(Math.log10(low) * 4) / 4), Math.pow(10, Math.ceil(Math.log10(high) * 4) / 4)];
     if (low === high) [low, high] = low === 0 ? [0, 1] : [low - Math.abs(low) / 10, high + Math.abs(high) / 10];
-    const step = niceStep(high - low, 4);
+    const step = niceStep(high - low, 5);
     const floor = low >= 0 && low < (high - low) * 0.5 ? 0 : Math.floor(low / step) * step;
     return [floor, Math.ceil(high / step) * step];
   };
@@ -92,7 +93,7 @@
         for (const lead of high / low > 200 ? [1] : [1, 2, 5]) found.push(lead * Math.pow(10, power));
       return found.filter((value) => value >= low * 0.999 && value <= high * 1.001);
     }
-    const step = axis === "time" ? timeStep(high - low, 6) : niceStep(high - low, axis === "y" ? 4 : 6);
+    const step = axis === "time" ? timeStep(high - low, 6) : niceStep(high - low, axis === "y" ? 5 : 6);
     const found = [];
     for (let value = Math.ceil(low / step - 1e-9) * step; value <= high + step * 1e-6; value += step) found.push(value);
     return found.map((value) => (Math.abs(value) < step / 1e6 ? 0 : value));
@@ -310,8 +311,7 @@
           mini = { tile, value, plot: new Plot(area, false) };
           minis.set(panel.key, mini);
         }
-        const unit = panel.unit ? ` ${panel.unit}` : "";
-        mini.value.textContent = number(panel.series[0].raw.y.at(-1)) + unit;
+        mini.value.replaceChildren(short(panel.series[0].raw.y.at(-1) ?? NaN), make("small", {}, panel.unit && ` ${panel.unit}`));
         mini.tile.setAttribute("aria-pressed", panel === main());
         mini.plot.show(picture, panel, wish);
       }
@@ -345,7 +345,9 @@
 
     window.addEventListener("tuneboard-wish", (event) => host.isConnected && follow(event.detail));
     window.addEventListener("storage", (event) => event.key === memory && host.isConnected && follow(stored(memory)));
-    new ResizeObserver(() => render()).observe(box);
+    const fit = new ResizeObserver(() => render());
+    fit.observe(box);
+    fit.observe(small);
     watch("value", receive);
     receive();
   }
