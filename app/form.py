@@ -1,0 +1,288 @@
+"""A tree of arguments as a form, and a form as arguments. The only module that knows widgets.
+
+    form = Form(TrainArgs, "train", offered={"models": [...]})
+    form.field("model.path")                     # makes the component where it is called
+    form.fields("optim.learning_rate", "steps.epochs")
+    form.more()                                  # all that is left, one accordion a section
+    content = form.content(values)               # nested and raw, for engine.contract.text.checked
+
+Component ids are `<name>-<path with dashes>`: `train-optim-learning_rate`; those of a variant name it:
+`train-method-lora-rank`. What changes while somebody types (marks, `auto` values, counts of changes, the variant in
+sight) goes through one channel that static/form.js applies, so that no component is redrawn under the cursor.
+A number is typed into a text box: a number box hides nonsense as emptiness, and emptiness means `auto`.
+It knows no argument by name.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, get_args
+
+import gradio as gr
+from engine.contract import text
+from engine.contract.args import Args
+from engine.contract.errors import ArgsError, Problem
+from engine.contract.fields import AUTO, Section, Spec, kind, sections, walk
+
+from app.theme import Help
+
+PLAIN = gr.InputHTMLAttributes(spellcheck=False, autocomplete="off", autocorrect="off", autocapitalize="off")
+SWITCH = {"on": True, "off": False}
+
+
+class Form:
+    """The components of one tree of arguments. Build it inside the page, in any order, each field once."""
+
+    def __init__(self, root: type[Args], name: str, offered: Mapping[str, Sequence[str]]) -> None:
+        self.root = root
+        self.name = name
+        self.offered = dict(offered)
+        self.specs = {_key(spec): spec for spec in walk(root)}
+        self.components: dict[tuple[str, str], gr.components.Component] = {}
+        self.accordions: dict[str, list[Spec]] = {}
+        self.titles = _variant_titles(root)
+        self.channel = gr.HTML(html_template="", js_on_load="tuneboard.form(element, props, watch)", padding=False,
+                               elem_id=f"{name}-channel", elem_classes="tb-channel")  # fmt: skip
+
+    # Building
+
+    def field(self, path: str, variant: str = "", **options: Any) -> gr.components.Component:
+        """The component of one argument, made here."""
+        spec = self.specs[path, variant]
+        component = self._widget(spec, {"elem_id": self.id(spec), "label": _label(spec), **options})
+        self.components[_key(spec)] = component
+        return component
+
+    def fields(self, *paths: str) -> None:
+        """A row of fields. A union's name (`method`) stands for the basic fields of whichever variant is chosen."""
+        with gr.Row(elem_classes="tb-row"):
+            for path in paths:
+                if (path, "") in self.specs:
+                    self.field(path)
+                else:
+                    for spec in self._of_union(path):
+                        if spec.basic:
+                            self.field(spec.path, spec.variant, elem_classes=self._variant_classes(spec))
+
+    def more(self, *, leave_out: Iterable[str] = (), last: str = "Other") -> None:
+        """One closed accordion a section, with every argument that has no component yet, but for `leave_out`."""
+        left: dict[tuple[str, str, str], list[Spec]] = {}
+        for spec in self.specs.values():
+            if _key(spec) not in self.components and spec.path not in leave_out:
+                left.setdefault((spec.section, spec.variant, spec.path.rpartition(".")[0]), []).append(spec)
+        for (title, variant, path), found in left.items():
+            elem_id = f"{self.name}-more-{'-'.join(filter(None, (path, variant))) or 'other'}"
+            classes = ["tb-more", *(self._variant_classes(found[0]) if variant else [])]
+            self.accordions[elem_id] = found
+            with gr.Accordion(title or last, open=False, elem_id=elem_id, elem_classes=classes):
+                with gr.Row(elem_classes="tb-row"):
+                    for spec in found:
+                        self.field(spec.path, spec.variant, elem_classes=["tb-wide"] if _is_wide(spec) else [])
+
+    def id(self, spec: Spec) -> str:
+        parts = spec.path.split(".")
+        return "-".join([self.name, *parts[:-1], *([spec.variant] if spec.variant else []), parts[-1]])
+
+    @property
+    def inputs(self) -> list[gr.components.Component]:
+        """Every component, in the order of the arguments: the inputs of each event, and the outputs of `shown`."""
+        return [self.components[key] for key in self._keys]
+
+    @property
+    def _keys(self) -> list[tuple[str, str]]:
+        return [key for key in self.specs if key in self.components]
+
+    def help(self) -> dict[str, Help]:
+        """What the (i) of each field says, by component id."""
+        return {self.id(spec): Help(spec.help, spec.when, spec.usual) for spec in self.specs.values()}
+
+    def _of_union(self, path: str) -> list[Spec]:
+        return [spec for spec in self.specs.values() if spec.variant and spec.path.rpartition(".")[0] == path]
+
+    def _variant_classes(self, spec: Spec) -> list[str]:
+        union = spec.path.rpartition(".")[0]
+        shown = self.specs[f"{union}.kind", ""].default == spec.variant
+        return [f"{self.name}-variant-{union}", f"{self.name}-variant-{union}-{spec.variant}", *([] if shown else ["tb-away"])]
+
+    def _widget(self, spec: Spec, options: dict[str, Any]) -> gr.components.Component:
+        value = self.raw(spec, spec.default)
+        if spec.path.endswith(".kind") and not spec.variant:
+            options["elem_classes"] = ["tb-segmented"]
+            return gr.Radio([(self.titles.get((spec.path, name), name), name) for name in spec.choices], value=value, **options)
+        if spec.type == "bool" and not spec.auto:
+            return gr.Checkbox(value=value, **options)
+        if spec.choices or spec.type == "bool":
+            return gr.Dropdown(self.choices(spec), value=value, **options)
+        if spec.choices_from:
+            offered = list(self.offered.get(spec.choices_from, ()))
+            return gr.Dropdown(offered, value=value, multiselect=spec.type == "list", allow_custom_value=True, **options)
+        if spec.type in ("list", "map"):
+            hint = "name=value, one a line" if spec.type == "map" else "one a line"
+            return gr.Textbox(value=value, lines=max(2, spec.lines), placeholder=hint, html_attributes=PLAIN, **options)
+        return gr.Textbox(value=value, lines=spec.lines, html_attributes=PLAIN, **options)
+
+    def choices(self, spec: Spec, resolved: Any = None) -> list[tuple[str, str]]:
+        """The choices of a dropdown, as (shown, value); `auto` says what it comes to when that is known."""
+        names = (*([AUTO] if spec.auto and AUTO not in spec.choices else []), *(spec.choices or SWITCH))
+        known = self.raw(spec, resolved) if resolved not in (None, AUTO) else ""
+        return [(f"auto ({known})" if name == AUTO and known else name, name) for name in names]
+
+    # Values
+
+    def raw(self, spec: Spec, value: Any) -> Any:
+        """An argument as its component holds it."""
+        if spec.type == "bool":
+            return value if not spec.auto else AUTO if value == AUTO else "on" if value else "off"
+        if spec.type in ("choice",) or spec.choices_from:
+            return list(value) if spec.type == "list" else value
+        if spec.type == "list":
+            return "\n".join(value)
+        if spec.type == "map":
+            return "\n".join(f"{name}={_scalar(item)}" for name, item in value.items())
+        if value is None or (spec.auto and value == AUTO):
+            return ""
+        return _number(value) if isinstance(value, float) else str(value)
+
+    def content(self, values: Sequence[Any]) -> dict[str, Any]:
+        """What the components hold, as a nested dict for the contract to check. Fields of other variants are left out."""
+        held = dict(zip(self._keys, values, strict=True))
+        content: dict[str, Any] = {}
+        for (path, variant), value in held.items():
+            section, _, name = path.rpartition(".")
+            if variant and held.get((f"{section}.kind", "")) != variant:
+                continue
+            inner = content
+            for part in section.split(".") if section else ():
+                inner = inner.setdefault(part, {})
+            inner[name] = self._read(self.specs[path, variant], value)
+        return content
+
+    def _read(self, spec: Spec, value: Any) -> Any:
+        if spec.type == "bool":
+            return SWITCH.get(value, value)
+        if spec.choices_from or spec.type == "choice":
+            return value if value is not None else [] if spec.type == "list" else ""
+        said = str(value or "").strip()
+        if spec.type == "list":
+            return [line.strip() for line in said.splitlines() if line.strip()]
+        if spec.type == "map":
+            return _pairs(said, plain=_holds_text(self.root, spec.path))
+        if spec.type == "text":
+            return str(value or "") if spec.lines > 1 else said
+        if not said:
+            return AUTO if spec.auto else None if spec.optional else ""
+        return said
+
+    def shown(self, args: Args) -> list[Any]:
+        """The values of `inputs` that show `args`. Fields of variants that are not chosen keep their default."""
+        content = args.model_dump(mode="json")
+        values = []
+        for path, variant in self._keys:
+            spec = self.specs[path, variant]
+            union = path.rpartition(".")[0]
+            chosen = text.at(content, f"{union}.kind") if variant else ""
+            here = not variant or chosen == variant
+            values.append(self.raw(spec, text.at(content, path) if here else spec.default))
+        return values
+
+    def checked(self, values: Sequence[Any]) -> tuple[Any, list[Problem]]:
+        """The arguments, or None and every problem."""
+        return text.checked(self.root, self.content(values))
+
+    def news(
+        self, values: Sequence[Any], problems: Sequence[Problem], resolved: Args | None = None,
+        hints: Mapping[str, str] | None = None, away: Mapping[str, bool] | None = None,
+    ) -> str:  # fmt: skip
+        """What the channel tells the page: wrong fields, what `auto` comes to, counts of changes, variants in sight.
+
+        hints: further placeholders, away: fields to hide or show; both by path.
+        """
+        held = dict(zip(self._keys, values, strict=True))
+        decided = resolved.model_dump(mode="json") if resolved else {}
+        wrong, auto, changed = {}, {self.id(self.specs[path, ""]): hint for path, hint in (hints or {}).items()}, {}
+        for problem in problems:
+            if spec := self._where(problem.path, held):
+                wrong[self.id(spec)] = problem.text
+        for key in self._keys:
+            spec = self.specs[key]
+            value = text.at(decided, spec.path)
+            if spec.auto and spec.type in ("int", "float"):
+                auto[self.id(spec)] = AUTO if value in (None, AUTO) else f"auto: {self.raw(spec, value)}"
+        for elem_id, specs in self.accordions.items():
+            count = sum(held[_key(spec)] != self.raw(spec, spec.default) for spec in specs)
+            changed[elem_id] = f"{count} changed" if count else ""
+        kinds = {path.removesuffix(".kind"): value for (path, variant), value in held.items()
+                 if path.endswith(".kind") and not variant}  # fmt: skip
+        said = {"name": self.name, "wrong": wrong, "auto": auto, "changed": changed, "kinds": kinds,
+                "away": {self.id(self.specs[path, ""]): hide for path, hide in (away or {}).items()}}  # fmt: skip
+        return json.dumps(said, ensure_ascii=False)
+
+    def label(self, problem: Problem, values: Sequence[Any]) -> str:
+        """What the field of a problem is called on screen; its path where it has none."""
+        spec = self._where(problem.path, dict(zip(self._keys, values, strict=True)))
+        return spec.label if spec else problem.path
+
+    def _where(self, path: str, held: Mapping[tuple[str, str], Any]) -> Spec | None:
+        chosen = str(held.get((f"{path.rpartition('.')[0]}.kind", ""), ""))
+        key = (path, chosen) if (path, chosen) in held else (path, "")
+        return self.specs.get(key) if key in held else None
+
+
+def _key(spec: Spec) -> tuple[str, str]:
+    return spec.path, spec.variant
+
+
+def _label(spec: Spec) -> str:
+    return f"{spec.label} ({spec.unit})" if spec.unit else spec.label
+
+
+def _is_wide(spec: Spec) -> bool:
+    return spec.type in ("list", "map") or spec.lines > 1
+
+
+def _variant_titles(root: type[Section]) -> dict[tuple[str, str], str]:
+    """(`method.kind`, `lora`) -> `LoRA`."""
+    return {
+        (f"{name}.kind", kind(member)): member.title or kind(member)
+        for name, field in root.model_fields.items()
+        for member in sections(field.annotation, field.metadata)
+        if "kind" in member.model_fields
+    }
+
+
+def _number(value: float) -> str:
+    """A number as people type it: `0.0005`, `1e-5`, `3`."""
+    return re.sub(r"e([+-])0*(\d)", lambda found: f"e{found[1].strip('+')}{found[2]}", f"{value:.12g}")
+
+
+def _scalar(value: Any) -> str:
+    """A value of a map as it is typed; `_pairs` reads it back."""
+    if isinstance(value, str) and "\n" not in value and _typed(value) == value:
+        return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _typed(said: str) -> Any:
+    try:
+        return text.read(said)
+    except ArgsError:
+        return said
+
+
+def _pairs(said: str, *, plain: bool) -> Any:
+    """`name=value` lines as a dict; the lines themselves where one has no `=`, for the contract to refuse."""
+    lines = [line for line in said.splitlines() if line.strip()]
+    if any("=" not in line for line in lines):
+        return said
+    pairs = {name.strip(): value.strip() for name, _, value in (line.partition("=") for line in lines)}
+    return pairs if plain else {name: _typed(value) for name, value in pairs.items()}
+
+
+def _holds_text(root: type[Section], path: str) -> bool:
+    """Whether a map's values are text (`dict[str, str]`) and not any value."""
+    section, _, name = path.rpartition(".")
+    for part in section.split(".") if section else ():
+        root = sections(root.model_fields[part].annotation)[0]
+    return get_args(root.model_fields[name].annotation)[-1] is str

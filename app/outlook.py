@@ -1,0 +1,140 @@
+"""A forecast in words and bars: what the right card of Train says, and the lines under the model and the data.
+
+Takes facts, gives escaped HTML. It reads nothing and knows no widget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from data.models import Card
+from data.registry import Count, Entry
+from engine.contract.args import TrainArgs
+from engine.contract.methods import Freeze, Lora
+
+from app.forecast import Forecast
+from app.live import duration
+
+
+def model_line(card: Card | None, waiting: str = "") -> str:
+    """`135 M parameters · 8,192 tokens of context · bf16 · own template · apache-2.0`."""
+    if card is None:
+        return f'<div class="tb-line tb-muted">{escape(waiting)}&nbsp;</div>'
+    parts = [
+        f"{count(card.parameters)} parameters",
+        f"{card.context:,} tokens of context" if card.context else "",
+        card.dtype,
+        "chat template of its own" if card.template == "own" else "no chat template",
+        f"licence {card.licence}" if card.licence else "no licence stated",
+        size(card.size),
+    ]
+    return f'<div class="tb-line tb-muted">{escape(" · ".join(filter(None, parts)))}</div>'
+
+
+def data_line(chosen: Sequence[tuple[Entry, Count]], forecast: Forecast | None) -> str:
+    """`identity: 68 rows, messages · sql: 79 rows, messages · 7 rows held out`."""
+    parts = [f"{entry.name}: {found.rows:,} rows, {found.format}" for entry, found in chosen]
+    if forecast and forecast.rows and forecast.rows.held_out:
+        parts.append(f"{forecast.rows.held_out:,} rows held out")
+    return f'<div class="tb-line tb-muted">{escape(" · ".join(parts))}&nbsp;</div>'
+
+
+def outlook(found: Forecast) -> str:
+    """What will happen, as sentences, a bar of memory and what was checked."""
+    return f'<div class="tb-outlook">{_sentence(found)}{_time(found)}{_memory(found)}{_checks(found)}</div>'
+
+
+def wrong(lines: Sequence[tuple[str, str]]) -> str:
+    """What must be mended before Start, as (field, sentence)."""
+    items = "".join(f"<li><strong>{escape(label)}</strong> {escape(text)}</li>" for label, text in lines)
+    return f'<div class="tb-outlook"><p class="tb-lead">Mend this first</p><ul class="tb-wrongs">{items}</ul></div>'
+
+
+def _sentence(found: Forecast) -> str:
+    args, card, rows = found.args, found.card, found.rows
+    which = f"{count(found.trained)} of {count(card.parameters)} parameters" if card else "the model"
+    told = f"Trains <b>{escape(which)}</b> ({escape(_method(args))})"
+    if rows is None:
+        return f'<p class="tb-lead">{told}. Rows and steps are counted once the model is here.</p>'
+    about = "about " if rows.sampled else ""
+    many = f"{rows.train:,} rows" if rows.sampled else f"{rows.report.rows_used:,} rows"
+    packing = f", packed into {about}{rows.sequences:,} sequences" if args.data.packing else ""
+    each = f"{args.steps.batch_size} × {args.steps.accumulation}"
+    return (
+        f'<p class="tb-lead">{told} on <b>{many}</b>{packing}, <b>{about}{count(rows.tokens)} tokens</b> an epoch, '
+        f"in <b>{about}{found.steps:,} steps</b> of {args.steps.global_batch} rows ({each}).</p>"
+    )
+
+
+def _method(args: TrainArgs) -> str:
+    if isinstance(args.method, Lora):
+        kind = "DoRA" if args.method.dora else "LoRA"
+        return f"{kind}, rank {args.method.rank}"
+    if isinstance(args.method, Freeze):
+        return f"the last {args.method.layers} layers" if args.method.layers > 1 else "the last layer"
+    return "all weights"
+
+
+def _time(found: Forecast) -> str:
+    if found.seconds is None:
+        return '<p class="tb-muted">How long it takes is known after the first steps.</p>'
+    return f"<p>About <b>{duration(found.seconds)}</b>, at the speed of your last run like this.</p>"
+
+
+def _memory(found: Forecast) -> str:
+    memory = found.memory
+    if memory is None:
+        return ""
+    scale = max(memory.total, found.free) or 1
+    bars = "".join(
+        f'<i class="tb-part-{number}" style="width:{part / scale:.2%}" title="{escape(label)}: {size(part)}"></i>'
+        for number, (label, part) in enumerate(memory.parts.items())
+    )
+    keys = "".join(
+        f'<span><i class="tb-part-{number}"></i>{escape(label)} {size(part)}</span>'
+        for number, (label, part) in enumerate(memory.parts.items())
+        if part
+    )
+    tight = memory.total > found.free
+    note = "more than is free: lower the batch size or the maximum length" if tight else "a first estimate"
+    return (
+        f'<div class="tb-memory{" tb-tight" if tight else ""}"><p>Memory: about <b>{size(memory.total)}</b> of '
+        f'{size(found.free)} free <span class="tb-muted">({note})</span></p><div class="tb-parts">{bars}</div>'
+        f'<div class="tb-keys">{keys}</div></div>'
+    )
+
+
+def _checks(found: Forecast) -> str:
+    good, rows = [], found.rows
+    if found.args.model.template == "auto" and found.card and found.card.template == "own":
+        good.append("The chat template is the model's own.")
+    if rows:
+        if rows.report.end_of_turn_trained:
+            good.append("The end of each answer is trained, so the model learns to stop.")
+        if not rows.report.cut_rows:
+            good.append(f"No row is cut; the longest has {rows.report.longest:,} tokens.")
+        if rows.sampled:
+            good.append(f"Estimated from a sample of {rows.report.rows:,} rows.")
+    items = "".join(f'<li class="tb-ok">{escape(line)}</li>' for line in good)
+    items += "".join(f'<li class="tb-mind">{escape(line)}</li>' for line in found.warnings)
+    return f'<ul class="tb-checks">{items}</ul>'
+
+
+def count(number: float) -> str:
+    """A number of things as people say it: `812`, `9.1 k`, `135 M`, `1.7 B`."""
+    for unit, step in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        # 999.6 k would be said as 1000 k
+        if number >= step * 0.9995:
+            scaled = number / step
+            return f"{scaled:.0f} {unit}" if scaled >= 99.95 else f"{scaled:.1f} {unit}"
+    return f"{number:.0f}"
+
+
+def size(octets: float) -> str:
+    """Bytes as people say it: `2.1 GB`, `269 MB`."""
+    for unit, step in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if octets >= step * 0.9995:
+            scaled = octets / step
+            return f"{scaled:.0f} {unit}" if scaled >= 99.95 else f"{scaled:.1f} {unit}"
+    return f"{octets:.0f} B"

@@ -1,0 +1,52 @@
+// Applies what app/form.py says about a form: wrong fields, what auto comes to, counts of changes, variants in sight.
+// Touches only classes, attributes and placeholders, so nothing is redrawn under the cursor. Knows no argument by name.
+(() => {
+  function form(element, props, watch) {
+    let said = null;
+    const apply = () => {
+      if (!said) return;
+      for (const field of document.querySelectorAll(`[id^="${said.name}-"].tb-wrong`)) {
+        if (!(field.id in said.wrong)) mark(field, "");
+      }
+      for (const [id, sentence] of Object.entries(said.wrong)) {
+        const field = document.getElementById(id);
+        if (field) mark(field, sentence);
+      }
+      for (const [id, text] of Object.entries(said.auto)) {
+        const input = document.getElementById(id)?.querySelector("input, textarea");
+        if (input && input.placeholder !== text) input.placeholder = text;
+      }
+      for (const [id, hide] of Object.entries(said.away)) document.getElementById(id)?.classList.toggle("tb-away", hide);
+      for (const [id, text] of Object.entries(said.changed)) {
+        const label = document.getElementById(id)?.querySelector("button");
+        if (label && (label.dataset.changed || "") !== text) label.dataset.changed = text;
+      }
+      for (const [union, kind] of Object.entries(said.kinds)) {
+        const stem = `${said.name}-variant-${union}`;
+        for (const part of document.getElementsByClassName(stem)) {
+          part.classList.toggle("tb-away", !part.classList.contains(`${stem}-${kind}`));
+        }
+      }
+    };
+    const mark = (field, sentence) => {
+      if ((field.dataset.problem || "") === sentence && field.classList.contains("tb-wrong") === !!sentence) return;
+      field.classList.toggle("tb-wrong", !!sentence);
+      field.dataset.problem = sentence;
+      for (const input of field.querySelectorAll("input, textarea")) {
+        if (sentence) input.setAttribute("aria-invalid", "true"); else input.removeAttribute("aria-invalid");
+      }
+    };
+    const receive = () => { said = props.value ? JSON.parse(props.value) : null; apply(); };
+    watch("value", receive);
+    receive();
+
+    // Parts of the page are made when they are first opened, and want the same marks.
+    let waiting = false;
+    new MutationObserver(() => {
+      if (waiting) return;
+      waiting = true;
+      requestAnimationFrame(() => { waiting = false; apply(); });
+    }).observe(document.body, { childList: true, subtree: true });
+  }
+  window.tuneboard = { ...window.tuneboard, form };
+})();
