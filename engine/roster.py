@@ -1,0 +1,210 @@
+"""Who can answer: each base loaded once, its adapters attached to it, and a name for every one of them.
+
+Switching between them costs nothing and changes nothing: with its adapters off, a base gives exactly what it gives
+without any. Knows no HTTP.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import GenerationConfig
+
+from data import models
+from data import weights as named
+from data.conversation import Message
+from data.render import ChatTemplate
+from engine.contract.args import ServeArgs
+from engine.contract.errors import DataError, ModelError, ResourceError
+from engine.contract.machine import memory
+from engine.model import device_of, dtype_of, folder_of, model_of, tokenizer_of, with_adapter
+
+
+@dataclass(frozen=True)
+class Voice:
+    """One that answers by `name`: a base, an adapter on it, or a model that was trained whole (`full`).
+
+    context: tokens that it can read and write in all, or None when its config does not say. ends: ids that end a turn.
+    """
+
+    name: str
+    kind: Literal["base", "adapter", "full"]
+    base: str
+    folder: Path
+    context: int | None
+    ends: tuple[int, ...]
+    fingerprint: str
+    tokenizer: Any
+    template: ChatTemplate | None
+    _model: Any
+    _adapter: str = ""
+
+    def prompt(self, messages: list[Message], tools: list[dict[str, Any]] | None = None) -> list[int]:
+        """The token ids of a conversation that waits for an answer, rendered as in training."""
+        if self.template is None:
+            raise DataError(
+                f"{self.name} brings no chat template, so it cannot hold a conversation.",
+                "Load it with a template, such as template=chatml, or ask for /v1/completions.",
+            )
+        text = self.template.render(messages, tools, add_generation_prompt=True)
+        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+    @contextlib.contextmanager
+    def speaking(self) -> Iterator[Any]:
+        """The model, switched to this voice. One at a time: the others share its weights."""
+        if self._adapter:
+            self._model.set_adapter(self._adapter, inference_mode=True)
+            yield self._model
+        elif hasattr(self._model, "disable_adapter"):
+            with self._model.disable_adapter():
+                yield self._model
+        else:
+            yield self._model
+
+
+class Roster:
+    """The voices by name, in the order in which they were asked for; the bases that nobody named come last."""
+
+    def __init__(self, voices: Mapping[str, Voice]) -> None:
+        self.voices = dict(voices)
+
+    def find(self, name: str) -> Voice:
+        """The voice called `name`, the first for an empty name. Raises ModelError naming those that there are."""
+        if not name:
+            return next(iter(self.voices.values()))
+        if name in self.voices:
+            return self.voices[name]
+        near = difflib.get_close_matches(name, self.voices, n=1, cutoff=0.4)
+        raise ModelError(
+            f"There is no model {name!r} here; loaded are {', '.join(self.voices)}.",
+            f"Did you mean {near[0]}?" if near else "",
+        )
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    word: str
+    weights: named.Weights
+
+
+def load(args: ServeArgs, workspace: Path, say: Callable[[str], None] = print) -> Roster:
+    """Load what the words of `args.models` name. Raises ModelError or ResourceError with the way out."""
+    device = device_of(args.device)
+    dtype = dtype_of(args.dtype, device)
+    groups: dict[Path, list[_Wanted]] = {}
+    for word in dict.fromkeys(args.models):
+        weights = named.find(word, workspace)
+        folder = folder_of(weights.base, workspace, weights.revision, say=say)
+        groups.setdefault(folder, []).append(_Wanted(word, weights))
+    _check_room(list(groups), dtype)
+    loaded: dict[str, Voice] = {}
+    for folder, wanted in groups.items():
+        loaded |= _family(folder, wanted, args, device, dtype, loaded, say)
+    first = [word for word in dict.fromkeys(args.models)]
+    return Roster({name: loaded[name] for name in [*first, *(name for name in loaded if name not in first)]})
+
+
+def _family(
+    folder: Path,
+    wanted: list[_Wanted],
+    args: ServeArgs,
+    device: torch.device,
+    dtype: torch.dtype,
+    taken: Mapping[str, Voice],
+    say: Callable[[str], None],
+) -> dict[str, Voice]:
+    """One base and the adapters on it, by name."""
+    alone = [one for one in wanted if one.weights.adapter is None]
+    tuned = [one for one in wanted if one.weights.adapter is not None]
+    model = model_of(folder, dtype=dtype, device=device, trust_remote_code=args.trust_remote_code)
+    tokenizer = tokenizer_of(folder, trust_remote_code=args.trust_remote_code)
+    ends = _end_ids(model, tokenizer)
+    model.generation_config = GenerationConfig()  # its recommendations would fill what a request leaves out
+    base = alone[0].word if alone else _name(tuned[0].weights.base, folder, taken)
+    size = model.get_memory_footprint()
+    for number, one in enumerate(tuned):
+        model = with_adapter(model, one.weights.adapter, f"adapter{number}")  # type: ignore[arg-type]
+    attached = f", with {', '.join(one.word for one in tuned)} attached" if tuned else ""
+    say(f"{base}: {size / 1e9:.2f} GB in {str(dtype).removeprefix('torch.')} on {device}{attached}.")
+
+    # A base without a template of its own is asked in the one that its adapters were trained with.
+    fallback = next((one.weights.template for one in tuned if one.weights.template != "auto"), "auto")
+
+    def voice(word: str, weights: named.Weights | None, adapter: str = "") -> Voice:
+        own = weights.template if weights else "auto"
+        template = _template(folder, args.template, own) or _template(folder, "auto", fallback)
+        whole = weights is not None and weights.run is not None
+        return Voice(
+            name=word,
+            kind="adapter" if adapter else "full" if whole else "base",
+            base=base,
+            folder=folder,
+            context=models.card(folder).context or None,
+            ends=tuple(sorted({*ends, *_turn_end(template, tokenizer)})),
+            fingerprint=_fingerprint(folder, weights.adapter if weights else None, dtype),
+            tokenizer=tokenizer,
+            template=template,
+            _model=model,
+            _adapter=adapter,
+        )
+
+    voices = {one.word: voice(one.word, one.weights) for one in alone} or {base: voice(base, None)}
+    return {**{one.word: voice(one.word, one.weights, f"adapter{i}") for i, one in enumerate(tuned)}, **voices}
+
+
+def _name(base: str, folder: Path, taken: Mapping[str, Voice]) -> str:
+    """What to call a base that only its adapters named."""
+    name = folder.name if Path(base).is_absolute() else base
+    return name if name not in taken else str(folder)
+
+
+def _check_room(folders: list[Path], dtype: torch.dtype) -> None:
+    needed = sum(models.card(folder).parameters for folder in folders) * dtype.itemsize
+    free = memory().free
+    if needed > free:
+        many = f"The {len(folders)} models need" if len(folders) > 1 else f"{folders[0].name} needs"
+        raise ResourceError(
+            f"{many} about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free.",
+            "Load fewer or smaller models, or end what else holds memory.",
+        )
+
+
+def _template(folder: Path, asked: str, own: str) -> ChatTemplate | None:
+    """The template that was asked for, else the run's, else the model's; None when the model has none."""
+    chosen = next((name for name in (asked, own) if name != "auto"), None)
+    if chosen is None and models.card(folder).template == "none":
+        return None
+    return ChatTemplate.of(folder, chosen)
+
+
+def _end_ids(model: Any, tokenizer: Any) -> set[int]:
+    """Every id that the model's own files say ends an answer."""
+    said = [model.generation_config.eos_token_id, model.config.get_text_config().eos_token_id, tokenizer.eos_token_id]
+    return {id for ids in said if ids is not None for id in (ids if isinstance(ids, list) else [ids])}
+
+
+def _turn_end(template: ChatTemplate | None, tokenizer: Any) -> set[int]:
+    """The special token with which the template closes an answer, if it does: some models' eos is another one."""
+    if template is None:
+        return set()
+    try:
+        text = template.render([{"role": "user", "content": "?"}, {"role": "assistant", "content": "\u2026"}])
+    except DataError:
+        return set()  # a template with rules of its own for conversations; the model's eos has to do
+    ids = tokenizer(text.rpartition("\u2026")[2].lstrip(), add_special_tokens=False).input_ids
+    special = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return set(ids[:1]) & special
+
+
+def _fingerprint(folder: Path, adapter: Path | None, dtype: torch.dtype) -> str:
+    """Changes when the weights, their precision or torch do: then the same seed may give another answer."""
+    files = sorted(file for place in (folder, adapter) if place for file in place.glob("*.safetensors"))
+    facts = [torch.__version__, str(dtype), *(f"{file}{file.stat().st_mtime_ns}" for file in files)]
+    return f"fp_{hashlib.sha256('|'.join(facts).encode()).hexdigest()[:10]}"
