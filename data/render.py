@@ -75,18 +75,17 @@ class ChatTemplate:
 
     def spans(self, messages: list[Message], tools: list[dict[str, Any]] | None) -> tuple[str, list[tuple[int, int]]]:
         """The text, and the character spans that the template marks as said by the assistant."""
+        if MARKERS.search(json.dumps([messages, tools], ensure_ascii=False, default=str)):
+            raise DataError("the text holds U+FDD0 or U+FDD1, which are no characters.", "Remove them.")
         marked = self._run(messages, tools, False, mark=True)
-        text, spans, start, end = "", [], None, 0
+        text, spans, end = "", [], 0
         for marker in MARKERS.finditer(marked):
             text += marked[end : marker.start()]
             end = marker.end()
-            if (marker.group() == OPEN) != (start is None):
-                raise DataError("the text holds U+FDD0 or U+FDD1, which are no characters.", "Remove them.")
-            if start is None:
-                start = len(text)
+            if marker.group() == OPEN:
+                spans.append((len(text), len(text)))
             else:
-                spans.append((start, len(text)))
-                start = None
+                spans[-1] = (spans[-1][0], len(text))
         return text + marked[end:], spans
 
     def _source(self, tools: list[dict[str, Any]] | None) -> str:

@@ -37,12 +37,13 @@ class TextTokenizer:
         # A post-processor only adds special tokens and trims spaces off the offsets; the mask needs neither.
         tokenizer.post_processor = None
         flagged = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
-        missing = dict.fromkeys(text for text in [*named.values(), *extra] if text not in flagged)
-        # Where tokenizer.json fails to flag a special token, transformers does so on loading.
-        for text in missing:
-            if tokenizer.token_to_id(text) is not None:
-                tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False)])
+        control = [text for text in dict.fromkeys([*named.values(), *extra]) if tokenizer.token_to_id(text) is not None]
+        # Where tokenizer.json fails to list a special token, transformers adds it on loading.
+        tokenizer.add_special_tokens(
+            [AddedToken(text, special=True, normalized=False) for text in control if text not in flagged]
+        )
         self._tokenizer = tokenizer
+        self._control = frozenset(tokenizer.token_to_id(text) for text in control)
         self.named = {name: text for name, text in named.items() if tokenizer.token_to_id(text) is not None}
 
     @classmethod
@@ -95,7 +96,8 @@ class TextTokenizer:
     @cached_property
     def special_ids(self) -> frozenset[int]:
         """Ids of the tokens that are control, not text."""
-        return frozenset(id for id, token in self._tokenizer.get_added_tokens_decoder().items() if token.special)
+        added = self._tokenizer.get_added_tokens_decoder()
+        return self._control | {id for id, token in added.items() if token.special}
 
     @property
     def vocabulary_size(self) -> int:

@@ -12,6 +12,7 @@ from data.formats import FORMATS, load, read, recognise
 from engine.contract.errors import DataError
 
 ASKED = {"role": "user", "content": "Who?"}
+PARTS = [{"type": "text", "text": "Wh"}, {"type": "text", "value": "o?"}]
 SAID = {"role": "assistant", "content": "Me."}
 
 
@@ -91,7 +92,7 @@ def test_a_missing_file_and_a_folder_are_told_apart(tmp_path):
     [
         ("messages", {"messages": [ASKED, SAID]}),
         ("messages", {"conversations": [ASKED, SAID]}),
-        ("messages", {"messages": [{"role": "user", "content": [{"type": "text", "text": "Wh"}, {"type": "text", "value": "o?"}]}, SAID]}),
+        ("messages", {"messages": [{"role": "user", "content": PARTS}, SAID]}),
         ("messages", {"messages": json.dumps([ASKED, SAID])}),
         ("sharegpt", {"conversations": [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "Me."}]}),
         ("sharegpt", {"conversation": [{"from": "user", "value": "Who?"}, {"from": "assistant", "value": "Me."}]}),
@@ -124,7 +125,8 @@ def test_tool_calls_take_one_form_whatever_the_file_calls_them(tmp_path):
     call = {"name": "weather", "arguments": arguments}
     records = [
         {"conversations": [{"from": "human", "value": "Who?"}, {"from": "function_call", "value": json.dumps(call)},
-                           {"from": "observation", "value": "sun"}, {"from": "gpt", "value": "Me."}], "tools": json.dumps([told])},
+                           {"from": "observation", "value": "sun"}, {"from": "gpt", "value": "Me."}],
+         "tools": json.dumps([told])},
         {"messages": [ASKED, {"role": "assistant", "content": None, "tool_calls": [
             {"type": "function", "function": {**call, "arguments": json.dumps(arguments)}}]},
             {"role": "tool", "content": "sun"}, SAID], "tools": [{"type": "function", "function": told}]},
@@ -172,7 +174,8 @@ def test_all_bad_rows_are_named_at_once(tmp_path):
     assert "16 of 36 rows cannot be used as messages" in text
     for number, what in enumerate(
         ["answer of the assistant is empty", "role 'owner' is not known", "nothing is said by the assistant",
-         "must be text, not dict", "column images holds", "type 'image_url'", "tools is not valid JSON", "list of objects"],
+         "must be text, not dict", "column images holds", "type 'image_url'", "tools is not valid JSON",
+         "list of objects"],
         start=21,
     ):  # fmt: skip
         assert f"row {number}: " in text and what in text

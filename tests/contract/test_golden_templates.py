@@ -1,0 +1,87 @@
+"""Our rendering equals transformers' on vendors' own templates, and our templates equal the golden renderings."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from importlib.util import find_spec
+from pathlib import Path
+
+import jinja2
+import pytest
+
+from data.render import TEMPLATES, ChatTemplate
+from engine.contract.errors import BoardError
+
+GOLDEN = json.loads((Path(__file__).resolve().parents[1] / "golden_templates.json").read_text(encoding="utf-8"))
+TOKENS = {"bos_token": "{{BOS}}", "eos_token": "{{EOS}}"}
+OURS = {"chatml": "chatml (Yi, SmolLM)"}  # a template of ours and the family that it must equal
+# Templates that TRL brings, byte for byte the vendors', and the family whose rendering is on record
+VENDORS = {
+    "llama3": "llama-3", "phi3": "phi-3", "qwen2_5": "qwen2.5", "gemma3": "gemma-3", "gptoss": "gpt-oss",
+    "cohere": "cohere", "qwen3": "qwen3", "qwen2_5_vl": "qwen2.5-vl", "lfm2": "lfm2", "phi3_5": "phi-3.5",
+}  # fmt: skip
+
+
+def vendor_templates() -> list[Path]:
+    [package] = find_spec("trl").submodule_search_locations  # found, not imported: that takes ten seconds
+    return sorted((Path(package) / "chat_templates").glob("*.jinja"))
+
+
+def conversations() -> dict[str, tuple[list[dict], list[dict] | None]]:
+    plain = GOLDEN["messages"]
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": 2, "b": "é<&>"}}, "id": "abcdefghi"}
+    parameters = {"type": "object", "properties": {"a": {"type": "integer", "description": "one"}}, "required": ["a"]}
+    tool = {"type": "function", "function": {"name": "add", "description": "Adds.", "parameters": parameters}}
+    used = [
+        *plain[:2],
+        {"role": "assistant", "content": "", "tool_calls": [call], "reasoning_content": "I add."},
+        {"role": "tool", "name": "add", "content": "4", "tool_call_id": "abcdefghi"},
+        {"role": "assistant", "content": "4", "reasoning_content": "Done."},
+    ]
+    return {"plain": (plain, None), "no system": (plain[1:3], None), "tools": (used, [tool])}
+
+
+@pytest.mark.parametrize("case", conversations())
+@pytest.mark.parametrize("file", vendor_templates(), ids=lambda file: file.stem)
+def test_vendor_templates_render_as_transformers_renders_them(file, case, monkeypatch):
+    from transformers.utils import chat_template_utils
+
+    class Still(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime(2026, 2, 1, 12)
+
+    monkeypatch.setattr(chat_template_utils, "datetime", Still)
+    messages, tools = conversations()[case]
+    source = file.read_text(encoding="utf-8")
+    ours = ChatTemplate(file.stem, source, TOKENS, now=Still.now())
+    for prompt in (False, True):
+        try:
+            [theirs], _ = chat_template_utils.render_jinja_template(
+                [messages], tools=tools, chat_template=source, add_generation_prompt=prompt, **TOKENS
+            )
+        except (jinja2.TemplateError, TypeError, ValueError) as refusal:
+            with pytest.raises(BoardError, match="refuses this conversation"):
+                ours.render(messages, tools, add_generation_prompt=prompt)
+            assert str(refusal)
+        else:
+            assert ours.render(messages, tools, add_generation_prompt=prompt) == theirs
+
+
+@pytest.mark.parametrize("name", VENDORS)
+def test_vendor_templates_render_their_golden_text(name):
+    [file] = [file for file in vendor_templates() if file.stem == name]
+    template = ChatTemplate(name, file.read_text(encoding="utf-8"), TOKENS)
+    check(template, GOLDEN["families"][VENDORS[name]])
+
+
+@pytest.mark.parametrize("file", sorted(TEMPLATES.glob("*.jinja")), ids=lambda file: file.stem)
+def test_every_template_of_ours_renders_its_golden_text(file):
+    check(ChatTemplate(file.stem, file.read_text(encoding="utf-8"), TOKENS), GOLDEN["families"][OURS[file.stem]])
+
+
+def check(template: ChatTemplate, golden: dict) -> None:
+    assert template.render(GOLDEN["messages"]) == golden["chat"]
+    asked = template.render(GOLDEN["messages"][:-1], add_generation_prompt=True)
+    assert asked == golden["generation_prompt"]

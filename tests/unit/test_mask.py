@@ -1,0 +1,218 @@
+"""The tokens that are trained are those that the assistant says, whatever the template and the tokenizer."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+from wording import CHATML, MARKED, byte_fallback, byte_level, model_folder
+
+from data.conversation import Row
+from data.mask import tokenise
+from data.render import ChatTemplate
+from data.tokens import TextTokenizer
+from engine.contract.errors import DataError, ModelError
+
+NAMED = {"bos_token": "<s>", "eos_token": "</s>"}
+CHAT = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Hello, 世界?"},
+    {"role": "assistant", "content": "It is four 🙂."},
+    {"role": "user", "content": "And?"},
+    {"role": "assistant", "content": "你好"},
+]
+# Qwen3's way with thoughts: only the last answer keeps its own, and gets an empty one where it has none
+THINKING = (
+    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\\n' }}"
+    "{% if message.role == 'assistant' and loop.last %}"
+    "{{ '<think>\\n' + (message.reasoning_content or '') + '\\n</think>\\n\\n' }}{% endif %}"
+    "{{ message.content + '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+# DeepSeek-R1's: the prompt opens a thought that the rendered answer does not have
+OPENED = CHATML.replace("'<|im_start|>assistant\\n' }}{% endif", "'<|im_start|>assistant\\n<think>\\n' }}{% endif")
+VICUNA = (
+    "{{ bos_token }}{% for message in messages %}{% if message.role == 'assistant' %}"
+    "{{ 'BOT: ' + message.content + eos_token }}{% else %}"
+    "{{ message.content + ' ' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ 'BOT:' }}{% endif %}"
+)
+UNCLOSED = (
+    "{% for message in messages %}{{ message.role + ': ' + message.content + '\\n\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+)
+TOOLS = (
+    "{% for tool in tools or [] %}{{ tool.function.name }} {% endfor %}{% for message in messages %}"
+    "{{ '<|im_start|>' + message.role + '\\n' + message.content }}{% for call in message.tool_calls or [] %}"
+    "{{ call.function | tojson }}{% endfor %}{{ '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return TextTokenizer(byte_level(), NAMED)
+
+
+def template(source: str) -> ChatTemplate:
+    return ChatTemplate("the-template", source, NAMED)
+
+
+def trained(messages, source, tokenizer, train_on="assistant", tools=None) -> list[str]:
+    """The trained stretches, decoded from their ids: what the loss really falls on."""
+    tokens = tokenise(Row(messages, tools, "rows.jsonl", 7), template(source), tokenizer, train_on)
+    assert tokenizer.decode(tokens.ids) == tokens.text
+    stretches: list[list[int]] = [[]]
+    for id, learnt in zip(tokens.ids, tokens.trained, strict=True):
+        if learnt:
+            stretches[-1].append(id)
+        elif stretches[-1]:
+            stretches.append([])
+    return [tokenizer.decode(stretch) for stretch in stretches if stretch]
+
+
+@pytest.mark.parametrize("source", [CHATML, MARKED], ids=["by prefix", "by markers"])
+def test_every_answer_is_trained_with_its_end_and_without_what_follows(tokenizer, source):
+    assert trained(CHAT, source, tokenizer) == ["It is four 🙂.<|im_end|>", "你好<|im_end|>"]
+    assert trained(CHAT, source, tokenizer, "last") == ["你好<|im_end|>"]
+
+
+def test_everything_means_all_of_the_text(tokenizer):
+    text = template(CHATML).render(CHAT)
+    assert trained(CHAT, CHATML, tokenizer, "everything") == [text.rstrip("\n")]
+
+
+def test_no_bos_is_added_to_the_one_in_the_template(tokenizer):
+    row = Row(CHAT[1:3], None, "rows.jsonl", 1)
+    tokens = tokenise(row, template(VICUNA), tokenizer)
+    assert tokens.ids.count(tokenizer.bos_id) == 1 and tokens.ids[0] == tokenizer.bos_id
+    assert tokenise(row, template(CHATML), tokenizer).ids.count(tokenizer.bos_id) == 0
+
+
+def test_a_space_between_prompt_and_answer_belongs_to_whoever_writes_it(tokenizer):
+    # the answer's first token takes the space along, and it is the model that writes both
+    assert trained(CHAT[1:3], VICUNA, tokenizer) == [" It is four 🙂.</s>"]
+    # here the prompt ends in the space; the token that starts there begins outside the answer
+    assert trained(CHAT[1:3], UNCLOSED, tokenizer) == [" is four 🙂."]
+
+
+def test_a_turn_without_an_end_is_reported_and_not_guessed(tokenizer):
+    row = Row(CHAT, None, "rows.jsonl", 1)
+    assert tokenise(row, template(CHATML), tokenizer).ends
+    assert tokenise(row, template(MARKED), tokenizer).ends
+    unclosed = tokenise(row, template(UNCLOSED), tokenizer)
+    assert not unclosed.ends
+    assert not unclosed.trained[-1] and unclosed.text.endswith("\n\n")
+    inner = MARKED.replace("{{ message['content'] + '<|im_end|>\\n' }}{% endgeneration %}",
+                           "{{ message['content'] }}{% endgeneration %}{{ '<|im_end|>\\n' }}")  # fmt: skip
+    assert inner != MARKED
+    assert not tokenise(row, template(inner), tokenizer).ends
+
+
+def test_consecutive_answers_and_one_that_opens_the_conversation_are_trained(tokenizer):
+    messages = [{"role": "assistant", "content": "Hi"}, *CHAT[1:3], {"role": "assistant", "content": "Done"}]
+    assert trained(messages, CHATML, tokenizer) == ["Hi<|im_end|>", "It is four 🙂.<|im_end|>", "Done<|im_end|>"]
+
+
+def test_tool_calls_are_trained_and_their_results_are_not(tokenizer):
+    call = {"type": "function", "function": {"name": "look", "arguments": {}}}
+    tool = {"type": "function", "function": {"name": "look"}}
+    messages = [CHAT[1], {"role": "assistant", "content": "", "tool_calls": [call]},
+                {"role": "tool", "content": "sun"}, CHAT[2]]  # fmt: skip
+    written = '{"name": "look", "arguments": {}}<|im_end|>'
+    assert trained(messages, TOOLS, tokenizer, tools=[tool]) == [written, "It is four 🙂.<|im_end|>"]
+    for source, tools in ((CHATML, None), (CHATML, [tool]), (MARKED, None)):
+        with pytest.raises(DataError, match="does not write the tool 'look'"):
+            trained(messages, source, tokenizer, tools=tools)
+
+
+def test_a_template_that_rewrites_earlier_turns_is_refused_with_the_ways_out(tokenizer):
+    with pytest.raises(DataError) as caught:
+        trained(CHAT, THINKING, tokenizer)
+    assert "rows.jsonl, row 7" in caught.value.text and "the-template" in caught.value.text
+    assert "(turn 3) differently once later turns follow" in caught.value.text
+    assert "last turn only" in caught.value.hint
+    assert trained(CHAT, THINKING, tokenizer, "last") == ["<think>\n\n</think>\n\n你好<|im_end|>"]
+    thought = [CHAT[1], {**CHAT[2], "reasoning_content": "2+2"}]
+    assert trained(thought, THINKING, tokenizer) == ["<think>\n2+2\n</think>\n\nIt is four 🙂.<|im_end|>"]
+
+
+def test_a_template_whose_prompt_is_not_how_the_answer_begins_is_refused(tokenizer):
+    for train_on in ("assistant", "last"):
+        with pytest.raises(DataError) as caught:
+            trained(CHAT, OPENED, tokenizer, train_on)
+        assert "differently once the answer is given" in caught.value.text
+    assert "last turn" not in caught.value.hint
+
+
+def test_a_template_that_marks_nothing_is_refused(tokenizer):
+    with pytest.raises(DataError, match="row 7: the template marks nothing"):
+        trained([CHAT[1]], MARKED, tokenizer)
+
+
+def test_refusals_of_the_template_name_the_row(tokenizer):
+    with pytest.raises(DataError, match="rows.jsonl, row 7: .*alternate"):
+        trained(CHAT, "{{ raise_exception('roles must alternate') }}", tokenizer)
+
+
+@pytest.mark.parametrize("make", [byte_level, byte_fallback])
+@pytest.mark.parametrize("text", ["Hi", " Hi", "你好，世界", "🙂🙃", "a🙂 b", "é\u0301👨‍👩‍👧", "  ", "\n\nHi"])
+def test_offsets_cover_the_text_to_the_character(make, text):
+    tokenizer = TextTokenizer(make(), {"eos_token": "</s>"})
+    whole = f"Hi:\n{text}</s>"
+    encoded = tokenizer.encode(whole)
+    assert {position for start, end in encoded.offsets for position in range(start, end)} == set(range(len(whole)))
+    starts = [start for start, _ in encoded.offsets]
+    assert starts == sorted(starts)
+    # cut at the border of the text, the trained ids decode to the text itself
+    inside = [id for id, start in zip(encoded.ids, starts, strict=True) if 4 <= start < 4 + len(text)]
+    if make is byte_level and text.strip() == text:
+        assert tokenizer.decode(inside) == text
+
+
+def test_tokenising_in_a_batch_is_the_same(tokenizer):
+    texts = ["Hello", "你好 🙂", "<|im_start|>x<|im_end|>"]
+    assert tokenizer.encode_batch(texts) == [tokenizer.encode(text) for text in texts]
+
+
+def test_stored_truncation_padding_and_added_tokens_are_ignored(tmp_path):
+    stored = byte_level()
+    stored.enable_truncation(2)
+    stored.enable_padding(length=50)
+    tokenizer = TextTokenizer.of(model_folder(tmp_path, tokenizer=stored))
+    text = "Hello world, what is the answer?"
+    assert tokenizer.decode(tokenizer.encode(text).ids) == text
+
+
+def test_tokens_equal_those_of_transformers(tmp_path):
+    from transformers import PreTrainedTokenizerFast
+
+    folder = model_folder(tmp_path, VICUNA, pad_token="<|im_end|>")
+    theirs = PreTrainedTokenizerFast.from_pretrained(folder)
+    ours = TextTokenizer.of(folder)
+    tokens = tokenise(Row(CHAT, None, "rows.jsonl", 1), ChatTemplate.of(folder), ours)
+    assert tokens.ids == theirs.apply_chat_template(CHAT)["input_ids"]
+    assert (ours.bos_id, ours.eos_id, ours.pad_id) == (theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token_id)
+    assert ours.vocabulary_size == len(theirs)
+
+
+def test_a_named_token_that_is_not_flagged_becomes_special():
+    plain = byte_level()
+    eos = "four"
+    plain.add_tokens([eos])
+    tokenizer = TextTokenizer(plain, {"eos_token": eos})
+    assert tokenizer.eos_id in tokenizer.special_ids
+    assert tokenizer.eos_id in tokenizer.encode("twofourtwo").ids
+
+
+def test_tokenizer_travels_to_another_process(tokenizer):
+    again = pickle.loads(pickle.dumps(tokenizer))
+    assert again.encode("Hello 🙂") == tokenizer.encode("Hello 🙂")
+    assert (again.eos_id, again.special_ids) == (tokenizer.eos_id, tokenizer.special_ids)
+
+
+def test_a_folder_without_a_tokenizer_says_what_to_do(tmp_path):
+    with pytest.raises(ModelError, match="has no tokenizer.json.*save it again"):
+        TextTokenizer.of(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ModelError, match="cannot be read"):
+        TextTokenizer.of(tmp_path)
