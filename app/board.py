@@ -1,8 +1,11 @@
 """Puts the tabs together: the frame, the order of the pages, and what they share. It knows nothing of what a tab does.
 
-A tab is one module in `app/tabs` and one line in `TABS`:
+A tab is one module in `app/tabs` and one word in `TABS`:
 
     TITLE = "Evaluate"                     # the word on the tab; its id is the module's name, here `evaluate`
+
+    def help_texts() -> dict[str, Help]:   # optional: what the (i) of each field says, by component id
+        return Form.help_of(EvaluateArgs, "evaluate")
 
     def build(board: Board) -> None:       # called once, inside the tab: make the components, connect the events
         ref = gr.Textbox(...)
@@ -26,6 +29,7 @@ import html
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -35,10 +39,10 @@ import gradio as gr
 from engine.contract import machine
 
 from app import runs
-from app.tabs import train
-from app.tabs import runs as runs_tab
+from app.theme import Help
 
-TABS: tuple[ModuleType, ...] = (train, runs_tab)
+TABS = ("train", "runs")
+"""Modules of `app.tabs`, in the order of the page."""
 FRAME_SECONDS = 4.0
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -63,6 +67,7 @@ class Board:
     tabs: gr.Tabs
     shown: gr.State  # id of the tab on screen
     opened: gr.State  # id of the run that is open under Runs; write it to open another
+    watched: gr.State  # id of the run that Train shows in place of its plan; empty for none
     moving: gr.State  # changes when a run starts, ends or goes
     asked: dict[str, gr.State]
     building: str = ""
@@ -111,6 +116,15 @@ class Board:
         return tab in self.asked
 
 
+def modules() -> dict[str, ModuleType]:
+    return {name: import_module(f"app.tabs.{name}") for name in TABS}
+
+
+def help_texts() -> dict[str, Help]:
+    """The help behind every field of every tab, by component id; a tab that has fields says `help_texts()`."""
+    return {key: help for module in modules().values() if hasattr(module, "help_texts") for key, help in module.help_texts().items()}
+
+
 def skip(outputs: Sequence[Any]) -> Any:
     """Leave every output as it is."""
     return [gr.skip() for _ in outputs] if len(outputs) != 1 else gr.skip()
@@ -118,7 +132,7 @@ def skip(outputs: Sequence[Any]) -> Any:
 
 def page(workspace: Path, allowed: Sequence[Path] = ()) -> gr.Blocks:
     """The whole page; `launch` it with what `app.theme` says."""
-    names = {module.__name__.rpartition(".")[2]: module for module in TABS}
+    names = modules()
     with gr.Blocks(title="Tuneboard", analytics_enabled=False, fill_width=True) as blocks:
         with gr.Row(elem_id="tb-frame"):
             gr.HTML('<div class="tb-brand">Tuneboard</div>', elem_id="tb-brand", padding=False)
@@ -127,7 +141,7 @@ def page(workspace: Path, allowed: Sequence[Path] = ()) -> gr.Blocks:
         address = gr.HTML(html_template="", js_on_load=ADDRESS, elem_id="tb-address", padding=False)
         with gr.Tabs(selected=next(iter(names)), elem_id="tb-tabs") as tabs:
             board = Board(
-                workspace, tuple(allowed), blocks, tabs, gr.State(""), gr.State(""), gr.State(()),
+                workspace, tuple(allowed), blocks, tabs, gr.State(""), gr.State(""), gr.State(""), gr.State(()),
                 {name: gr.State(Ask()) for name in names},
             )  # fmt: skip
             for name, module in names.items():
@@ -145,14 +159,16 @@ def _connect(board: Board, names: list[str], pill: gr.HTML, meter: gr.HTML, addr
     def shown(name: str) -> list[Any]:
         return [gr.Timer(active=owner == name) for owner, _ in clocks]
 
-    def addressed(name: str, opened: str) -> str:
-        return "?" + urlencode({"tab": name, **({"run": opened} if opened and name == "runs" else {})})
+    def addressed(name: str, opened: str, watched: str) -> str:
+        run = {"runs": opened, "train": watched}.get(name, "")
+        return "?" + urlencode({"tab": name, **({"run": run} if run else {})})
 
     def arrived(search: str) -> list[Any]:
         said = {key: values[-1] for key, values in parse_qs(search.removeprefix("?")).items()}
         name = said.get("tab", "")
         name = name if name in names else names[0]
-        return [gr.Tabs(selected=name), name, said.get("run", "")]
+        run = said.get("run", "")
+        return [gr.Tabs(selected=name), name, run if name == "runs" else "", run if name == "train" else ""]
 
     def looked() -> list[Any]:
         moving = [found for found in runs.listed(board.workspace) if found.moving]
@@ -160,8 +176,9 @@ def _connect(board: Board, names: list[str], pill: gr.HTML, meter: gr.HTML, addr
         return [pill_html(moving), meter_html(), everything]
 
     board.shown.change(shown, board.shown, [clock for _, clock in clocks], **QUIET)
-    gr.on([board.shown.change, board.opened.change], addressed, [board.shown, board.opened], address, **QUIET)
-    board.page.load(arrived, address, [board.tabs, board.shown, board.opened], js="() => window.location.search", **QUIET)
+    said = [board.shown, board.opened, board.watched]
+    gr.on([state.change for state in said], addressed, said, address, **QUIET)
+    board.page.load(arrived, address, [board.tabs, *said], js="() => window.location.search", **QUIET)
     board.page.load(looked, None, [pill, meter, board.moving], **QUIET)
     gr.Timer(FRAME_SECONDS).tick(looked, None, [pill, meter, board.moving], **QUIET)
     if board.has("runs"):
@@ -205,3 +222,4 @@ def meter_html() -> str:
 
 PILL_CLICK = "element.addEventListener('click', event => event.target.closest('button') && trigger('click'))"
 ADDRESS = "watch('value', () => props.value && history.replaceState(null, '', props.value))"
+

@@ -35,8 +35,12 @@ SWITCH = {"on": True, "off": False}
 class Form:
     """The components of one tree of arguments. Build it inside the page, in any order, each field once."""
 
-    def __init__(self, root: type[Args], name: str, offered: Mapping[str, Sequence[str]]) -> None:
+    def __init__(
+        self, root: type[Args], name: str, offered: Mapping[str, Sequence[str]], decided: Args | None = None
+    ) -> None:
+        """offered: the lists that `choices_from` names; decided: arguments that say what `auto` comes to here."""
         self.root = root
+        self._decided = decided.model_dump(mode="json") if decided else {}
         self.name = name
         self.offered = dict(offered)
         self.specs = {_key(spec): spec for spec in walk(root)}
@@ -82,8 +86,7 @@ class Form:
                         self.field(spec.path, spec.variant, elem_classes=["tb-wide"] if _is_wide(spec) else [])
 
     def id(self, spec: Spec) -> str:
-        parts = spec.path.split(".")
-        return "-".join([self.name, *parts[:-1], *([spec.variant] if spec.variant else []), parts[-1]])
+        return component_id(self.name, spec)
 
     @property
     def inputs(self) -> list[gr.components.Component]:
@@ -94,9 +97,24 @@ class Form:
     def _keys(self) -> list[tuple[str, str]]:
         return [key for key in self.specs if key in self.components]
 
-    def help(self) -> dict[str, Help]:
+    @property
+    def dropdowns(self) -> list[gr.components.Component]:
+        """The dropdowns that say what `auto` comes to: the outputs of `relabelled`."""
+        return [self.components[key] for key in self._keys if self._says_auto(self.specs[key])]
+
+    def relabelled(self, decided: Args | None) -> Any:
+        content = decided.model_dump(mode="json") if decided else {}
+        specs = [self.specs[key] for key in self._keys if self._says_auto(self.specs[key])]
+        found = [gr.Dropdown(self.choices(spec, text.at(content, spec.path))) for spec in specs]
+        return found[0] if len(found) == 1 else found
+
+    def _says_auto(self, spec: Spec) -> bool:
+        return spec.auto and (bool(spec.choices) or spec.type == "bool")
+
+    @staticmethod
+    def help_of(root: type[Args], name: str) -> dict[str, Help]:
         """What the (i) of each field says, by component id."""
-        return {self.id(spec): Help(spec.help, spec.when, spec.usual) for spec in self.specs.values()}
+        return {component_id(name, spec): Help(spec.help, spec.when, spec.usual) for spec in walk(root)}
 
     def _of_union(self, path: str) -> list[Spec]:
         return [spec for spec in self.specs.values() if spec.variant and spec.path.rpartition(".")[0] == path]
@@ -114,7 +132,7 @@ class Form:
         if spec.type == "bool" and not spec.auto:
             return gr.Checkbox(value=value, **options)
         if spec.choices or spec.type == "bool":
-            return gr.Dropdown(self.choices(spec), value=value, **options)
+            return gr.Dropdown(self.choices(spec, text.at(self._decided, spec.path)), value=value, **options)
         if spec.choices_from:
             offered = list(self.offered.get(spec.choices_from, ()))
             return gr.Dropdown(offered, value=value, multiselect=spec.type == "list", allow_custom_value=True, **options)
@@ -228,6 +246,11 @@ class Form:
         chosen = str(held.get((f"{path.rpartition('.')[0]}.kind", ""), ""))
         key = (path, chosen) if (path, chosen) in held else (path, "")
         return self.specs.get(key) if key in held else None
+
+
+def component_id(name: str, spec: Spec) -> str:
+    parts = spec.path.split(".")
+    return "-".join([name, *parts[:-1], *([spec.variant] if spec.variant else []), parts[-1]])
 
 
 def _key(spec: Spec) -> tuple[str, str]:

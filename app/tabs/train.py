@@ -1,0 +1,286 @@
+"""Train: choose, see what will happen, start, and watch it in the same place.
+
+The form is `app.form`, the facts are `app.forecast`, the words `app.outlook`, the live run `app.live`: here they are
+laid out and connected. Nothing is kept between two events but what the page shows.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from data import models, registry, render
+from engine.contract import auto, machine, text
+from engine.contract.args import TrainArgs
+from engine.contract.errors import BoardError, Problem
+
+from app import forecast, live, outlook, rows, runs
+from app.board import QUIET, Board
+from app.form import Form
+from app.theme import Help, sentence_error
+
+TITLE = "Train"
+WATCH_SECONDS = 1.0
+BASICS = (
+    "method", "optim.learning_rate", "steps.epochs", "steps.max_steps", "steps.batch_size", "steps.accumulation",
+    "data.max_length", "data.validation_share", "model.dtype", "steps.seed",
+)  # fmt: skip
+AS_YOU_TYPE: dict[str, Any] = {**QUIET, "trigger_mode": "always_last"}
+SAVE = """watch('value', () => {
+  if (!props.value) return;
+  const {name, text} = JSON.parse(props.value), link = document.createElement('a');
+  link.href = URL.createObjectURL(new Blob([text], {type: 'application/yaml'}));
+  link.download = name;
+  link.click();
+  URL.revokeObjectURL(link.href);
+})"""
+
+
+def help_texts() -> dict[str, Help]:
+    """What the (i) of each field says."""
+    return Form.help_of(TrainArgs, "train")
+
+
+def build(board: Board) -> None:
+    Train(board)
+
+
+class Train:
+    """The components of the tab and their events."""
+
+    def __init__(self, board: Board) -> None:
+        self.board, self.workspace, self.allowed = board, board.workspace, board.allowed
+        decided = auto.resolved(TrainArgs(), auto.Facts(machine.machine(), 1))
+        self.form = Form(TrainArgs, "train", self._offered(), decided)
+        with gr.Row(elem_classes="tb-columns"):
+            with gr.Column(scale=5, min_width=560):
+                self._left()
+            with gr.Column(scale=3, min_width=400, elem_classes="tb-sticky"):
+                self._right()
+        self._connect()
+
+    # Layout
+
+    def _left(self) -> None:
+        form = self.form
+        with gr.Column(elem_classes="tb-card"):
+            form.field("model.path")
+            self.model_line = gr.HTML(outlook.model_line(None), padding=False)
+            form.field("data.train")
+            self.data_line = gr.HTML(outlook.data_line((), None), padding=False)
+            form.field("data.fill", elem_classes="tb-away")
+            with gr.Accordion("Look at rows", open=False, elem_id="train-rows", elem_classes="tb-more") as self.look:
+                self.seen = gr.HTML(elem_id="train-rows-seen", padding=False)
+                with gr.Row(elem_classes="tb-pager"):
+                    self.before = gr.Button("Earlier", size="sm", min_width=0)
+                    self.place = gr.HTML(padding=False)
+                    self.after = gr.Button("Later", size="sm", min_width=0)
+                self.page = gr.State(0)
+        with gr.Column(elem_classes="tb-card"):
+            with gr.Row(elem_classes="tb-choices"):
+                form.field("task.kind")
+                form.field("method.kind")
+            form.fields(*BASICS)
+            form.more(leave_out=("name", "description"))
+
+    def _right(self) -> None:
+        with gr.Column(elem_classes="tb-card", elem_id="train-plan") as self.plan:
+            gr.HTML('<h2 class="tb-title">What will happen</h2>', padding=False)
+            self.outlook = gr.HTML(elem_id="train-outlook", padding=False, min_height=260)
+            with gr.Column(visible=False, elem_id="train-chat-holds") as self.holds:
+                gr.HTML('<p class="tb-muted">The chat holds the device; the run starts once it is unloaded.</p>', padding=False)
+                self.unload = gr.Button("Unload chat", size="sm")
+            self.form.field("name", placeholder="a few words, or empty")
+            self.form.field("description", placeholder="what this run is to find out")
+            with gr.Row(elem_classes="tb-actions"):
+                self.start = gr.Button("Start", variant="primary", elem_id="train-start", interactive=False, min_width=0)
+                self.preview = gr.Button("Preview", elem_id="train-preview", min_width=0)
+                self.save = gr.Button("Save", elem_id="train-save", min_width=0)
+                self.load = gr.UploadButton("Load", file_types=[".yaml", ".yml", ".json"], elem_id="train-load", min_width=0)
+            self.said = gr.HTML(elem_id="train-said", padding=False)
+            self.saved = gr.HTML(html_template="", js_on_load=SAVE, elem_classes="tb-channel", padding=False)
+            with gr.Column(visible=False, elem_id="train-previewed") as self.previewed:
+                self.command = gr.Code(label="The same run from a terminal", language="shell", interactive=False, wrap_lines=True)
+                self.yaml = gr.Code(label="args.yaml", language="yaml", interactive=False, max_lines=24)
+        with gr.Column(elem_classes="tb-card", visible=False, elem_id="train-live") as self.live_card:
+            self.view = live.RunView("train-run", self.workspace, dense=True)
+            self.again = gr.Button("New run", size="sm", elem_id="train-new")
+
+    # Events
+
+    def _connect(self) -> None:
+        board, form = self.board, self.form
+        shown = [form.channel, self.model_line, self.data_line, self.outlook, self.start, self.holds]
+        inputs = form.inputs
+        gr.on([field.input for field in inputs], self._changed, inputs, shown, **AS_YOU_TYPE)
+        board.page.load(self._changed, inputs, shown, **QUIET)
+        board.opens(self._refreshed, inputs, [form.components["model.path", ""], form.components["data.train", ""], *shown])
+        board.moves(self._changed, inputs, shown)
+        form.components["model.path", ""].input(self._choices, inputs, form.dropdowns, **AS_YOU_TYPE)
+
+        rows_shown = [self.seen, self.place, self.page]
+        self.look.expand(self._rows, [self.page, *inputs], rows_shown, **QUIET)
+        for button, step in ((self.before, -1), (self.after, 1)):
+            button.click(lambda page, *values, step=step: self._rows(page + step, *values), [self.page, *inputs], rows_shown, **QUIET)
+        watched = [form.components[key, ""] for key in ("model.path", "data.train", "data.fill", "data.train_on")]
+        gr.on([field.input for field in watched], self._rows, [self.page, *inputs], rows_shown, **AS_YOU_TYPE)
+
+        clock = board.timer(WATCH_SECONDS)
+        swap = [self.plan, self.live_card]
+        self.start.click(
+            self._start, inputs, [board.watched, board.opened, *swap, self.said], **QUIET
+        ).then(self.view.refresh, [board.watched, self.view.watch], self.view.outputs, **QUIET)
+        board.watched.change(self._swapped, board.watched, [*swap, clock], **QUIET).then(
+            self.view.refresh, [board.watched, self.view.watch], self.view.outputs, **QUIET
+        )
+        clock.tick(self._tick, [board.watched, self.view.watch], [*self.view.outputs, clock], **QUIET)
+        self.view.connect(board.watched)
+        self.again.click(lambda: "", None, board.watched, **QUIET)
+        self.unload.click(self._unload, inputs, shown, **QUIET)
+
+        self.preview.click(self._preview, inputs, [self.previewed, self.yaml, self.command, self.said], **QUIET)
+        self.save.click(self._save, inputs, [self.saved, self.said], **QUIET)
+        everything = [*inputs, self.said]
+        self.load.upload(self._load, self.load, everything, **QUIET).then(self._changed, inputs, shown, **QUIET)
+        board.asks(self._clone, (), [*everything, board.watched])
+        board.asked["train"].change(self._changed, inputs, shown, **QUIET)
+        for name, button in self.view.buttons.items():
+            tab = {"details": "runs"}.get(name, name)
+            if name == "stop":
+                continue
+            if not board.has(tab):
+                button.visible = False
+                continue
+            button.click(lambda id, tab=tab: board.jump(tab, id), board.watched, board.jump_to(tab), **QUIET)
+
+    def _offered(self) -> dict[str, list[str]]:
+        return {
+            "models": models.listed(self.workspace),
+            "datasets": [entry.name for entry in registry.entries(self.workspace)],
+            "templates": ["auto", *render.names()],
+        }
+
+    def _refreshed(self, *values: Any) -> list[Any]:
+        """Somebody comes to the tab: new models and datasets are offered, and free memory is looked at again."""
+        offered = self._offered()
+        return [gr.Dropdown(offered["models"]), gr.Dropdown(offered["datasets"]), *self._changed(*values)]
+
+    def _choices(self, *values: Any) -> Any:
+        args, _ = self.form.checked(values)
+        found = forecast.look(args, self.workspace, self.allowed) if args else None
+        return self.form.relabelled(found.args if found else None)
+
+    def _changed(self, *values: Any) -> list[Any]:
+        """Everything that follows from what the form holds; called on every key."""
+        args, problems = self.form.checked(values)
+        found = forecast.look(args, self.workspace, self.allowed) if args else None
+        problems = [*problems, *(found.problems if found else ())]
+        chosen, fill = self._datasets(self.form.content(values)["data"]["train"])
+        moving = [run for run in runs.listed(self.workspace) if run.moving]
+        busy = any(run.kind != "serve" for run in moving)
+        serving = any(run.kind == "serve" and run.state == "running" for run in moving)
+        words = [(self.form.label(problem, values), problem.text) for problem in problems]
+        return [
+            self.form.news(
+                values, problems, found.args if found else None,
+                hints={"data.fill": "\n".join(f"{name}={word}" for name, word in fill.items())},
+                away={"data.fill": not fill},
+            ),
+            outlook.model_line(found.card if found else None, self._waiting(found, problems)),
+            outlook.data_line(chosen, found),
+            outlook.wrong(words) if words else outlook.outlook(found) if found else "",
+            gr.Button("Queue" if busy else "Start", interactive=not problems),
+            gr.Column(visible=serving),
+        ]  # fmt: skip
+
+    def _waiting(self, found: forecast.Forecast | None, problems: Sequence[Problem]) -> str:
+        wrong = [problem.text for problem in problems if problem.path == "model.path"]
+        return wrong[0] if wrong else "Not on this machine yet." if found else ""
+
+    def _datasets(self, names: Sequence[str]) -> tuple[list[tuple[registry.Entry, registry.Count]], dict[str, str]]:
+        """The chosen datasets that can be read, and the placeholders that they have."""
+        chosen, fill = [], {}
+        for name in names:
+            try:
+                entry = registry.find(name, self.workspace, self.allowed)
+                chosen.append((entry, registry.count(entry)))
+            except BoardError:
+                continue  # said by the forecast, at its field
+            fill |= entry.fill
+        return chosen, fill
+
+    def _rows(self, page: int, *values: Any) -> list[Any]:
+        args, problems = self.form.checked(values)
+        if args is None:
+            return [sentence_error("The rows cannot be shown yet.", str(problems[0])), "", page]
+        try:
+            seen, page, count = rows.pages(args, self.workspace, self.allowed, page)
+        except BoardError as problem:
+            return [sentence_error(problem.text, problem.hint), "", 0]
+        return [seen, f'<span class="tb-muted">page {page + 1:,} of {count:,}</span>', page]
+
+    def _start(self, *values: Any) -> list[Any]:
+        try:
+            args = self._usable(values)
+            found = forecast.look(args, self.workspace, self.allowed)
+            if found.problems:
+                raise BoardError(found.problems[0].text)
+            run = runs.start_training(
+                self.workspace, args, rows=found.rows.sequences if found.rows else 0, allowed=self.allowed
+            )
+        except BoardError as problem:
+            return [gr.skip(), gr.skip(), gr.skip(), gr.skip(), sentence_error(problem.text, problem.hint)]
+        return [run.id, run.id, gr.Column(visible=False), gr.Column(visible=True), ""]
+
+    def _usable(self, values: Sequence[Any]) -> TrainArgs:
+        args, problems = self.form.checked(values)
+        if args is None:
+            raise BoardError("The arguments are not usable yet.", " ".join(problem.text for problem in problems))
+        return args  # type: ignore[no-any-return]
+
+    def _swapped(self, watched: str) -> list[Any]:
+        there = runs.opened(self.workspace, watched) is not None
+        return [gr.Column(visible=not there), gr.Column(visible=there), gr.Timer(active=there)]
+
+    def _tick(self, watched: str, watch: Any) -> list[Any]:
+        shown = self.view.refresh(watched, watch)
+        run = runs.opened(self.workspace, watched)
+        return [*shown, gr.skip() if run and run.state() in runs.MOVING else gr.Timer(active=False)]
+
+    def _unload(self, *values: Any) -> list[Any]:
+        for found in runs.listed(self.workspace):
+            if found.kind == "serve" and found.moving:
+                runs.stop(found.run)
+        return self._changed(*values)
+
+    def _preview(self, *values: Any) -> list[Any]:
+        try:
+            args = self._usable(values)
+        except BoardError as problem:
+            return [gr.Column(visible=False), "", "", sentence_error(problem.text, problem.hint)]
+        return [gr.Column(visible=True), text.dump(args), text.command(args), ""]
+
+    def _save(self, *values: Any) -> list[Any]:
+        try:
+            args = self._usable(values)
+        except BoardError as problem:
+            return [gr.skip(), sentence_error(problem.text, problem.hint)]
+        name = f"{re.sub(r'[^A-Za-z0-9]+', '-', args.name).strip('-') or 'args'}.yaml"
+        return [json.dumps({"name": name, "text": text.dump(args)}), ""]
+
+    def _load(self, file: str | None) -> list[Any]:
+        try:
+            args = text.load(Path(file or ""), kind="train")
+        except BoardError as problem:
+            return [*(gr.skip() for _ in self.form.inputs), sentence_error("This file was not loaded.", problem.text)]
+        return [*self.form.shown(args), ""]
+
+    def _clone(self, ref: str) -> list[Any]:
+        run = runs.opened(self.workspace, ref)
+        if run is None:
+            return [*(gr.skip() for _ in self.form.inputs), sentence_error(f"There is no run {ref} any more."), ""]
+        return [*self._load(str(run.args_path)), ""]
