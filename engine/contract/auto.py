@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.contract.args import TrainArgs
-from engine.contract.fields import AUTO
+from engine.contract.fields import AUTO, Auto
 from engine.contract.machine import Machine
 
 # Rows per optimiser step when nobody says: enough to smooth the gradient, few enough to learn from little.
@@ -26,16 +26,17 @@ class Facts:
 
 
 def resolved(args: TrainArgs, facts: Facts) -> TrainArgs:
-    """`args` with every `auto` that can be decided from `facts` replaced by its value.
+    """`args` with every `auto` that can be decided from `facts` replaced by its value; the worker decides the rest.
 
-    `attention` and `template` stay: what is installed and what the model ships is known to the worker alone.
+    `attention`, `template` and `device` stay, and the precision of an accelerator: what is installed, what the model
+    ships and what the device can do is known to the worker alone.
     """
     steps = args.steps
     accumulation = accumulation_of(args, facts.devices)
     total = total_steps(args, facts)
     content: dict[str, Any] = args.model_dump()
     put = {
-        ("model", "dtype"): ("bf16" if facts.machine.bf16 else "fp32"),
+        ("model", "dtype"): ("bf16" if facts.machine.bf16 else "fp32") if facts.machine.device == "cpu" else AUTO,
         ("data", "workers"): 0,
         ("method", "alpha"): 2.0 * getattr(args.method, "rank", 0),
         ("optim", "learning_rate"): learning_rate(args, facts.parameters),
@@ -43,8 +44,7 @@ def resolved(args: TrainArgs, facts: Facts) -> TrainArgs:
         ("steps", "global_batch"): steps.batch_size * accumulation * facts.devices,
         ("record", "evaluate_every"): max(1, math.ceil(total / 10)) if total else AUTO,
         ("record", "save_every"): max(1, math.ceil(total / 4)) if total else AUTO,
-        ("compute", "device"): facts.machine.device,
-        ("compute", "checkpointing"): facts.parameters > CHECKPOINT_ABOVE,
+        ("compute", "checkpointing"): facts.parameters > CHECKPOINT_ABOVE if facts.parameters else AUTO,
     }
     for (section, name), value in put.items():
         if content[section].get(name) == AUTO:
@@ -70,9 +70,11 @@ def total_steps(args: TrainArgs, facts: Facts) -> int:
     return math.ceil(args.steps.epochs * per_epoch)
 
 
-def learning_rate(args: TrainArgs, parameters: int) -> float:
+def learning_rate(args: TrainArgs, parameters: int) -> float | Auto:
     """A peak rate that works: higher for adapters than for the weights themselves, and lower for larger models."""
-    small = 0 < parameters < 1_000_000_000
+    if not parameters:
+        return AUTO
+    small = parameters < 1_000_000_000
     if args.method.kind == "lora":
         return 5e-4 if small else 2e-4
     return 1e-4 if small else 1e-5

@@ -75,6 +75,11 @@ class Run:
         return self.path / "model"
 
     @property
+    def heldout_path(self) -> Path:
+        """The rows that a training run never trained on, as messages, one JSON object a line."""
+        return self.path / "heldout.jsonl"
+
+    @property
     def results_path(self) -> Path:
         return self.path / "results"
 

@@ -1,0 +1,83 @@
+"""Start a run from the command line and follow it: its log as it grows, Ctrl-C is Stop, the exit code is the run's."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from data import models
+from engine.contract import start, text
+from engine.contract.args import AnyArgs, TrainArgs
+from engine.contract.auto import Facts, resolved
+from engine.contract.errors import BoardError, ModelError
+from engine.contract.machine import device_ids, machine
+from engine.contract.rundir import ENDED, Run, records
+from engine.contract.start import stop
+
+POLL_SECONDS = 0.2
+
+
+def begin(args: AnyArgs, workspace: Path) -> Run:
+    """A run of `args`, started; whatever `auto` can be decided now is decided, and written down."""
+    if isinstance(args, TrainArgs):
+        args = resolved(args, Facts(machine(), parameters=_parameters(args, workspace)))
+    device = args.compute.device if isinstance(args, TrainArgs) else args.device
+    return start.start(workspace, label(args), text.dump(args), devices=device_ids(device), share=args.kind == "serve")
+
+
+def label(args: AnyArgs) -> str:
+    """The part of a run's folder name that people recognise it by."""
+    if args.name:
+        return args.name
+    if isinstance(args, TrainArgs):
+        return f"{args.task.kind}-{Path(args.model.path).name}"
+    return args.kind
+
+
+def start_and_follow(args: AnyArgs, workspace: Path, *, detach: bool = False) -> int:
+    run = begin(args, workspace)
+    print(f"Run {run.id}\nFolder {run.path}", flush=True)
+    if detach:
+        return 0
+    return follow(run)
+
+
+def follow(run: Run) -> int:
+    """Print the run's log until it ends. 0 done, 1 failed or lost, 3 stopped."""
+    with open(run.log_path, "rb") as log:
+        while True:
+            try:
+                ended = run.state() in ENDED
+                shutil.copyfileobj(log, sys.stdout.buffer)
+                sys.stdout.flush()
+                if ended:
+                    break
+                time.sleep(POLL_SECONDS)
+            except KeyboardInterrupt:
+                print("\nStopping; press Ctrl-C again to kill.", flush=True)
+                stop(run)
+    state, status = run.state(), run.status()
+    print(f"{state}{': ' + str(status['why']) if status.get('why') else ''}", flush=True)
+    return {"done": 0, "stopped": 3}.get(state, 1)
+
+
+def result_of(run: Run) -> dict:
+    """The facts of a finished run's result event. Raises BoardError with the run's own words when it did not finish."""
+    found = list(records(run.events_path))
+    for record in reversed(found):
+        if record["kind"] == "result":
+            return record
+        if record["kind"] == "error":
+            raise BoardError(record["text"], record["hint"])
+    raise BoardError(f"{run.id} is {run.state()} and has no result.", f"See {os.path.relpath(run.log_path)}.")
+
+
+def _parameters(args: TrainArgs, workspace: Path) -> int:
+    try:
+        place = models.find(args.model.path, workspace, args.model.revision)
+    except ModelError as problem:
+        raise BoardError(f"model.path: {problem.text}", problem.hint) from None
+    return models.card(place.folder).parameters if place.folder else 0

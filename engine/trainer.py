@@ -1,0 +1,192 @@
+"""What every trainer of ours does beyond TRL's: complete checkpoints, exact evaluation, records, and a clean stop.
+
+`Recording` is mixed into a TRL trainer by a recipe. It knows rows as batches with `labels`; it knows no task.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainerCallback
+
+from engine.contract.errors import BoardError
+from engine.contract.rundir import Run
+from engine.picture import draw
+from engine.report import Report, Stop
+
+PARTIAL = ".partial"
+SAMPLE_TOKENS = 64
+
+
+class Recording:
+    """Mixin before a TRL trainer class: `class Sft(Recording, SFTTrainer)`; call `record` before `train`."""
+
+    def record(self, run: Run, report: Report, stop: Stop, *, keep: int, samples: list[str]) -> None:
+        self.run, self.report, self.stop, self.keep, self.samples = run, report, stop, keep, samples
+        self.tokens_seen, self.tokens_logged, self.logged_at = 0, 0, time.monotonic()
+        self.broken_steps = 0
+        self.add_callback(Watch(self))
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any, **more: Any) -> torch.Tensor:
+        self.tokens_seen += _real_tokens(inputs)
+        return super().training_step(model, inputs, *rest, **more)
+
+    def log(self, logs: dict[str, float], *rest: Any, **more: Any) -> None:
+        """Every number that the trainer reports becomes a point of the curves."""
+        if "loss" in logs or "eval_loss" in logs:
+            self.report.metrics(self.state.global_step, self.state.epoch or 0.0, self._named(logs))
+        if "loss" in logs:
+            self._watch_numbers(logs)
+        super().log(logs, *rest, **more)
+
+    def _named(self, logs: dict[str, float]) -> dict[str, float]:
+        if "eval_loss" in logs:
+            return {"eval/loss": logs["eval_loss"]}
+        now = time.monotonic()
+        speed = (self.tokens_seen - self.tokens_logged) / max(now - self.logged_at, 1e-9)
+        self.tokens_logged, self.logged_at = self.tokens_seen, now
+        names = {
+            "loss": "loss",
+            "learning_rate": "learning_rate",
+            "grad_norm": "grad_norm",
+            "mean_token_accuracy": "accuracy",
+        }
+        found = {f"train/{ours}": float(logs[theirs]) for theirs, ours in names.items() if theirs in logs}
+        return found | {
+            "train/tokens_per_second": speed, "train/tokens": float(self.tokens_seen),
+            "memory/peak_gb": peak_memory() / 1e9,
+        }  # fmt: skip
+
+    def _watch_numbers(self, logs: dict[str, float]) -> None:
+        broken = [name for name in ("loss", "grad_norm") if not math.isfinite(float(logs.get(name, 0.0)))]
+        if not broken:
+            self.broken_steps = 0
+            return
+        self.broken_steps += 1
+        if self.broken_steps == 1:
+            self.report.warn(f"The {' and the '.join(broken)} is not a number at step {self.state.global_step}.",
+                             "One more such step ends the run.")  # fmt: skip
+            return
+        raise BoardError(
+            f"The loss is no longer a number since step {self.state.global_step - 1}: the weights are ruined.",
+            "Lower optim.learning_rate (try a tenth), or set model.dtype to fp32; checkpoints from before are intact.",
+        )
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Mean loss over all trained tokens of the held-out rows: every token counts the same, whatever its batch.
+
+        (The library averages over batches, so its figure moves with the batch size.)
+        """
+        self.report.phase("evaluating")
+        started, total, count = time.monotonic(), 0.0, 0
+        self.model.eval()
+        for batch in self.get_eval_dataloader(eval_dataset):
+            tokens = int((batch["labels"][:, 1:] != -100).sum())
+            loss, _, _ = self.prediction_step(self.model, batch, prediction_loss_only=True)
+            total, count = total + float(loss) * tokens, count + tokens
+            if self.stop.asked:
+                break
+        metrics = {f"{metric_key_prefix}_loss": total / count} if count and not self.stop.asked else {}
+        if metrics:
+            self.log(metrics)
+            self._show_samples()
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.report.phase("training")
+        # Time spent here is not training time: it would dent the curve of tokens per second.
+        self.logged_at += time.monotonic() - started
+        return metrics
+
+    def _show_samples(self) -> None:
+        """The model's greedy answers to the user's own questions. Leaves the state of chance as it was."""
+        for prompt in self.samples:
+            text = self.processing_class.apply_chat_template(
+                [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
+            )
+            inputs = self.processing_class(text, return_tensors="pt", add_special_tokens=False).to(self.args.device)
+            with torch.no_grad(), self.compute_loss_context_manager():
+                output = self.model.generate(**inputs, max_new_tokens=SAMPLE_TOKENS, do_sample=False, use_cache=True)
+            answer = self.processing_class.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+            self.report.sample(self.state.global_step, prompt, answer.strip())
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """A checkpoint is complete or absent: written under another name, flushed, renamed last."""
+        if self.broken_steps:
+            return  # ruined weights are never saved
+        self.report.phase("saving")
+        step = self.state.global_step
+        partial = Path(self.args.output_dir)
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            Trainer._save_checkpoint(self, model, trial)
+            written = partial / f"checkpoint-{step}"
+            flush(written)
+            final = self.run.checkpoints_path / f"step-{step}"
+            shutil.rmtree(final, ignore_errors=True)
+            written.rename(final)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        for _, old in self.run.checkpoints()[: -self.keep]:
+            shutil.rmtree(old)
+        self.report.checkpoint(step, f"checkpoints/step-{step}")
+        draw(self.run)
+        self.report.phase("training")
+
+
+class Watch(TrainerCallback):
+    """Progress after each step, and the stop: a checkpoint is saved, then training ends."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+        self.started: tuple[float, int] | None = None
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.started = self.started or (time.monotonic(), state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        began, first = self.started or (time.monotonic(), state.global_step)
+        done = state.global_step - first
+        left = (time.monotonic() - began) / done * (state.max_steps - state.global_step) if done else None
+        self.trainer.report.progress(state.global_step, state.max_steps, left)
+        if self.trainer.stop.asked:
+            control.should_save = state.global_step > 0
+            control.should_evaluate = False
+            control.should_training_stop = True
+        return control
+
+
+def flush(folder: Path) -> None:
+    """Everything in `folder` to the disk, so that a rename never names what is not there after a power cut."""
+    for path in [*folder.rglob("*"), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def peak_memory() -> int:
+    """Bytes: the accelerator's peak where there is one, else the process's own."""
+    if torch.accelerator.is_available():
+        return int(torch.accelerator.max_memory_allocated())
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _real_tokens(inputs: dict[str, Any]) -> int:
+    if "attention_mask" in inputs:
+        return int(inputs["attention_mask"].sum())
+    # Packed: a padding token is a row of its own, with position 0 and no label after it.
+    positions = inputs["position_ids"]
+    padding = (positions == 0) & (positions.roll(-1, -1) == 0) & (inputs["labels"] == -100)
+    return int(positions.numel() - padding.sum())
