@@ -24,7 +24,7 @@ PANELS = {
     "learning_rate": ("Learning rate", ""),
     "grad_norm": ("Gradient norm", ""),
     "tokens_per_second": ("Speed", "tokens/s"),
-    "memory/peak_gb": ("Memory, peak", "GB"),
+    "memory/peak_gb": ("Memory", "GB"),
 }
 AXES_NOT_PANELS = {"train/tokens", "train/epoch"}
 

@@ -172,7 +172,7 @@ def progress(watch: Watch) -> str:
     elif found := watch.progress:
         share = min(1.0, found.step / found.steps) if found.steps else 0.0
         words = f"step {found.step:,} of {found.steps:,}"
-        if watch.moving and found.seconds_left is not None:
+        if watch.moving and found.seconds_left:
             left = f"{duration(found.seconds_left)} left"
     elif watch.moving:
         words = "Getting ready" if watch.phase else "Starting"

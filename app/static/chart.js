@@ -82,9 +82,9 @@
     if (low > high) return log ? [0.1, 1] : [0, 1];
     if (log) return [Math.pow(10, Math.floor(Math.log10(low) * 4) / 4), Math.pow(10, Math.ceil(Math.log10(high) * 4) / 4)];
     if (low === high) [low, high] = low === 0 ? [0, 1] : [low - Math.abs(low) / 10, high + Math.abs(high) / 10];
-    const step = niceStep(high - low, 5);
-    const floor = low >= 0 && low < (high - low) * 0.5 ? 0 : Math.floor(low / step) * step;
-    return [floor, Math.ceil(high / step) * step];
+    const base = low >= 0 && low < (high - low) * 0.25 ? 0 : low;
+    const step = niceStep(high - base, 5);
+    return [Math.floor(base / step) * step, Math.ceil(high / step) * step];
   };
   const ticks = ([low, high], log, axis) => {
     if (log) {
@@ -167,8 +167,8 @@
     trace(line) {
       const kind = line.series.eval ? "tb-eval" : "tb-train";
       if (line.series.eval) {
-        const dots = line.raw.y.flatMap((y, i) => this.drawable(y) && line.raw.y.length <= 200
-          ? [draw("circle", { class: "tb-eval-dot", cx: this.x(line.raw[this.axis][i]), cy: this.y(y), r: this.axes ? 3 : 1.5 })] : []);
+        const dots = line.raw.y.flatMap((y, i) => this.drawable(y) && this.axes && line.raw.y.length <= 40
+          ? [draw("circle", { class: "tb-eval-dot", cx: this.x(line.raw[this.axis][i]), cy: this.y(y), r: 3 })] : []);
         return [this.path(line.raw, `${kind} tb-line`), ...dots];
       }
       if (!line.smooth) return [this.path(line.raw, `${kind} tb-line`)];
@@ -239,6 +239,7 @@
     const amount = make("output");
     slider.oninput = () => change({ smoothing: Number(slider.value) });
     const box = make("div", { class: "tb-plot", tabindex: 0 });
+    const spot = make("span", { class: "tb-place" });
     const small = make("div", { class: "tb-smalls" });
     host.replaceChildren(
       make("div", { class: "tb-chart-bar" },
@@ -246,6 +247,7 @@
         make("label", { class: "tb-smoothing" }, "Smoothing", slider, amount)),
       legend, box, small);
     const plot = new Plot(box, true);
+    box.append(spot);
     const minis = new Map();
 
     const change = (part) => {
@@ -280,7 +282,8 @@
         ? [`step ${where.step[lead.i].toLocaleString("en-GB")}`, duration(where.time[lead.i]),
            ...(picture.tokens ? [`${short(where.tokens[lead.i])} tokens`] : [])].join(" · ")
         : "";
-      legend.replaceChildren(make("strong", {}, panel.title), ...rows, make("span", { class: "tb-place" }, place));
+      legend.replaceChildren(make("strong", {}, panel.title), ...rows);
+      spot.textContent = place;
     };
 
     const render = () => {
