@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass
+from os.path import commonprefix
 from typing import Literal
 
-from data.conversation import Row
+from data.conversation import Message, Row
 from data.render import ChatTemplate
 from data.tokens import Encoded, Offsets, TextTokenizer
 from engine.contract.errors import DataError
@@ -52,14 +53,9 @@ def locate(row: Row, template: ChatTemplate, train_on: TrainOn = "assistant") ->
         if train_on == "everything":
             text = template.render(row.messages, row.tools)
             return Rendered(text, [(0, len(text))])
-        if template.marks(row.tools):
-            text, spans = template.spans(row.messages, row.tools)
-            if not spans:
-                raise DataError("the template marks nothing as said by the assistant.", "Choose another template.")
-        else:
-            text, spans = _by_prefix(row, template, train_on)
-        spans = spans[-1:] if train_on == "last" else spans
-        _refuse_lost_tools(row, template, train_on, text, "".join(text[begin:end] for begin, end in spans))
+        by = _by_markers if template.marks(row.tools) else _by_prefix
+        text, spans = by(row, template, train_on)
+        _refuse_lost(row, template, train_on, text, "".join(text[begin:end] for begin, end in spans))
     except DataError as problem:
         raise DataError(problem.text, problem.hint, file=row.file, row=row.number) from None
     return Rendered(text, spans)
@@ -92,11 +88,26 @@ def _blank(text: str, encoded: Encoded, index: int, tokenizer: TextTokenizer) ->
     return not text[start:end].strip() and encoded.ids[index] not in tokenizer.special_ids
 
 
+def _by_markers(row: Row, template: ChatTemplate, train_on: TrainOn) -> tuple[str, list[tuple[int, int]]]:
+    """What the template marks; the last turn is what it marks beyond the rendering of all that came before."""
+    text, spans = template.spans(row.messages, row.tools)
+    known = 0
+    if train_on == "last":
+        before = template.render(row.messages[: _answers(row)[-1]], row.tools)
+        known = len(commonprefix([text, before]))
+    spans = [(begin, end) for begin, end in spans if end > max(begin, known)]
+    if not spans:
+        raise DataError(
+            f"the template {template.name} marks nothing as said by the assistant.", "Choose another template."
+        )
+    return text, spans
+
+
 def _by_prefix(row: Row, template: ChatTemplate, train_on: TrainOn) -> tuple[str, list[tuple[int, int]]]:
     """What stands between the rendering up to an answer and the rendering with it, verified to be a prefix each."""
     messages, tools = row.messages, row.tools
     text = template.render(messages, tools)
-    answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+    answers = _answers(row)
     spans = []
     for index in answers[-1:] if train_on == "last" else answers:
         asked = template.render(messages[:index], tools, add_generation_prompt=True)
@@ -104,16 +115,38 @@ def _by_prefix(row: Row, template: ChatTemplate, train_on: TrainOn) -> tuple[str
         if not said.startswith(asked):
             raise _changed(template, index, answers, "before the answer", "the answer is given")
         if not text.startswith(said):
+            said = _without_closing(said, template, messages[index])
+        if not text.startswith(said):
             raise _changed(template, index, answers, "with the answer", "later turns follow")
         spans.append((len(asked), len(said)))
     return text, spans
 
 
-def _refuse_lost_tools(row: Row, template: ChatTemplate, train_on: TrainOn, text: str, said: str) -> None:
-    """Many templates know nothing of tools and leave them out in silence, which would train empty answers."""
-    answers = [message for message in row.messages if message["role"] == "assistant"]
-    calls = [call for answer in answers[-1 if train_on == "last" else 0 :] for call in answer.get("tool_calls") or []]
-    lost = [call["function"]["name"] for call in calls if call["function"]["name"] not in said]
+def _answers(row: Row) -> list[int]:
+    return [index for index, message in enumerate(row.messages) if message["role"] == "assistant"]
+
+
+def _without_closing(said: str, template: ChatTemplate, answer: Message) -> str:
+    """The rendering without the eos that some templates (Phi-3) put once behind the whole conversation.
+
+    Only where the turn has an end of its own before it; else the eos is the turn's end, and taking it off would leave
+    the turn open.
+    """
+    eos = template.tokens.get("eos_token")
+    shorter = said.removesuffix(eos) if eos else said
+    return said if shorter.rstrip().endswith(answer["content"].rstrip()) else shorter
+
+
+def _refuse_lost(row: Row, template: ChatTemplate, train_on: TrainOn, text: str, said: str) -> None:
+    """Many templates leave out in silence what they do not know, such as tools: that would train empty answers."""
+    answers = [row.messages[index] for index in _answers(row)][-1 if train_on == "last" else 0 :]
+    if any(answer["content"].split("</think>")[-1].strip() not in said for answer in answers):
+        raise DataError(
+            f"the template {template.name} does not write an answer as it stands in the row.",
+            "Choose another template.",
+        )
+    calls = [call["function"]["name"] for answer in answers for call in answer.get("tool_calls") or []]
+    lost = [name for name in calls if name not in said]
     lost += [name for tool in row.tools or [] if (name := str(tool["function"].get("name"))) not in text]
     if lost:
         raise DataError(

@@ -82,10 +82,10 @@ class ChatTemplate:
         for marker in MARKERS.finditer(marked):
             text += marked[end : marker.start()]
             end = marker.end()
-            if marker.group() == OPEN:
-                spans.append((len(text), len(text)))
-            else:
+            if marker.group() == CLOSE:
                 spans[-1] = (spans[-1][0], len(text))
+            elif not spans or spans[-1][1] < len(text):  # what touches the last span goes on with it
+                spans.append((len(text), len(text)))
         return text + marked[end:], spans
 
     def _source(self, tools: list[dict[str, Any]] | None) -> str:

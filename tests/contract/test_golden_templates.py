@@ -10,8 +10,12 @@ from pathlib import Path
 import jinja2
 import pytest
 
+from data.conversation import Row
+from data.mask import tokenise
 from data.render import TEMPLATES, ChatTemplate
+from data.tokens import TextTokenizer
 from engine.contract.errors import BoardError
+from tests.wording import SPECIAL, byte_level
 
 GOLDEN = json.loads((Path(__file__).resolve().parents[1] / "golden_templates.json").read_text(encoding="utf-8"))
 TOKENS = {"bos_token": "{{BOS}}", "eos_token": "{{EOS}}"}
@@ -21,6 +25,11 @@ VENDORS = {
     "llama3": "llama-3", "phi3": "phi-3", "qwen2_5": "qwen2.5", "gemma3": "gemma-3", "gptoss": "gpt-oss",
     "cohere": "cohere", "qwen3": "qwen3", "qwen2_5_vl": "qwen2.5-vl", "lfm2": "lfm2", "phi3_5": "phi-3.5",
 }  # fmt: skip
+
+
+# Templates that have a twin with generation markers, by another hand than ours
+PAIRS = ["cohere", "gemma3", "lfm2", "llama3", "phi3", "phi3_5", "qwen2_5_vl", "qwen3_instruct_2507", "qwen3_vl"]
+ENDS = ["{{EOS}}", "<|end|>", "<|eot_id|>", "<end_of_turn>", "<|END_OF_TURN_TOKEN|>"]
 
 
 def vendor_templates() -> list[Path]:
@@ -79,6 +88,19 @@ def test_vendor_templates_render_their_golden_text(name):
 @pytest.mark.parametrize("file", sorted(TEMPLATES.glob("*.jinja")), ids=lambda file: file.stem)
 def test_every_template_of_ours_renders_its_golden_text(file):
     check(ChatTemplate(file.stem, file.read_text(encoding="utf-8"), TOKENS), GOLDEN["families"][OURS[file.stem]])
+
+
+@pytest.mark.parametrize("train_on", ["assistant", "last"])
+@pytest.mark.parametrize("name", PAIRS)
+def test_finding_answers_by_prefix_equals_the_marked_twin_of_a_template(name, train_on):
+    tokenizer = TextTokenizer(byte_level([*SPECIAL, *ENDS]), {})
+    row = Row(GOLDEN["messages"], None, "golden", 1)
+    plain, marked = (
+        tokenise(row, ChatTemplate(twin.stem, twin.read_text(encoding="utf-8"), TOKENS), tokenizer, train_on)
+        for twin in (file for file in vendor_templates() if file.stem in (name, f"{name}_training"))
+    )
+    assert plain == marked and plain.ends
+    assert any(plain.trained) and not all(plain.trained)
 
 
 def check(template: ChatTemplate, golden: dict) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pickle
 
 import pytest
-from wording import CHATML, MARKED, byte_fallback, byte_level, model_folder
 
 from data.conversation import Row
 from data.mask import tokenise
 from data.render import ChatTemplate
 from data.tokens import TextTokenizer
 from engine.contract.errors import DataError, ModelError
+from tests.wording import CHATML, MARKED, byte_fallback, byte_level, model_folder
 
 NAMED = {"bos_token": "<s>", "eos_token": "</s>"}
 CHAT = [
@@ -145,8 +145,40 @@ def test_a_template_whose_prompt_is_not_how_the_answer_begins_is_refused(tokeniz
 
 
 def test_a_template_that_marks_nothing_is_refused(tokenizer):
-    with pytest.raises(DataError, match="row 7: the template marks nothing"):
-        trained([CHAT[1]], MARKED, tokenizer)
+    with pytest.raises(DataError, match="row 7: the template the-template marks nothing"):
+        trained(CHAT, "{% generation %}{% endgeneration %}" + CHATML, tokenizer)
+
+
+def test_a_turn_may_be_marked_in_pieces(tokenizer):
+    pieces = (
+        "{% for message in messages %}{% if message.role == 'assistant' %}{% generation %}{{ message.content }}"
+        "{% endgeneration %}{% generation %}{{ '<|im_end|>' }}{% endgeneration %}{{ '\\n' }}{% generation %}"
+        "{{ '</s>' }}{% endgeneration %}{% else %}{{ message.content + '<|im_end|>\\n' }}{% endif %}{% endfor %}"
+    )
+    both = ["It is four 🙂.<|im_end|>", "</s>", "你好<|im_end|>", "</s>"]
+    assert trained(CHAT, pieces, tokenizer) == both
+    assert trained(CHAT, pieces, tokenizer, "last") == both[2:]
+    assert tokenise(Row(CHAT, None, "rows.jsonl", 1), template(pieces), tokenizer).ends
+
+
+def test_an_eos_behind_the_whole_conversation_does_not_stand_in_the_way(tokenizer):
+    closed = CHATML.replace("{% endfor %}", "{% endfor %}{% if not add_generation_prompt %}{{ eos_token }}{% endif %}")
+    assert trained(CHAT, closed, tokenizer) == ["It is four 🙂.<|im_end|>", "你好<|im_end|>\n</s>"]
+
+
+def test_an_eos_that_ends_the_last_turn_alone_is_refused(tokenizer):
+    ending = "(eos_token if loop.last and message.role == 'assistant' else '<|im_end|>')"  # as gpt-oss does
+    returned = "{% for message in messages %}{{ message.content + " + ending + " }}{% endfor %}"
+    with pytest.raises(DataError, match="once later turns follow"):
+        trained(CHAT, returned, tokenizer)
+    assert trained(CHAT, returned, tokenizer, "last") == ["你好</s>"]
+
+
+@pytest.mark.parametrize("body", ["{}", "{{% generation %}}{}{{% endgeneration %}}"], ids=["by prefix", "by markers"])
+def test_an_answer_that_the_template_leaves_out_is_refused(tokenizer, body):
+    silent = "{% for message in messages %}" + body.format("{{ message.role + ': <|im_end|>' }}") + "{% endfor %}"
+    with pytest.raises(DataError, match="does not write an answer as it stands"):
+        trained(CHAT, silent, tokenizer)
 
 
 def test_refusals_of_the_template_name_the_row(tokenizer):

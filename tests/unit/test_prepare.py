@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from wording import CHATML, byte_level
 
 from data.conversation import Row
 from data.mask import tokenise
@@ -11,6 +10,7 @@ from data.prepare import CHUNK, UNTRAINED, prepare, split
 from data.render import ChatTemplate
 from data.tokens import TextTokenizer
 from engine.contract.errors import DataError
+from tests.wording import CHATML, byte_level
 
 TEMPLATE = ChatTemplate("chatml", CHATML)
 

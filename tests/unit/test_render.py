@@ -7,10 +7,10 @@ import pickle
 from datetime import datetime
 
 import pytest
-from wording import CHATML, MARKED, byte_level, model_folder
 
 from data.render import ChatTemplate
 from engine.contract.errors import DataError, ModelError
+from tests.wording import CHATML, MARKED, byte_level, model_folder
 
 MESSAGES = [
     {"role": "system", "content": "Be <brief> & kind."},
