@@ -6,6 +6,7 @@ The routes are in `api`, the models in `roster`; here is only how they live and 
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import threading
 import time
@@ -25,6 +26,8 @@ GOODBYE_SECONDS = 2
 def run(args: ServeArgs, run: Run, report: Report, stop: Stop) -> None:
     """Serve until stopped: Stopped, raised by the signal, is the only way out."""
     with listening(args.port) as door:  # taken before minutes of loading
+        # A server shares its cores: threads that spin while they wait make it many times slower beside other work.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         from engine.api import Api, Desk
         from engine.roster import load
 
