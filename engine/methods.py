@@ -92,6 +92,5 @@ def _check_targets(model: nn.Module, targets: list[str]) -> None:
         target for target in targets if not any(name == target or name.endswith(f".{target}") for name in linear)
     ]
     if unknown:
-        raise ArgsError([Problem(
-            "method.targets", f"The model has no layer called {', '.join(unknown)}. It has {', '.join(sorted(endings))}.",
-        )])  # fmt: skip
+        said = f"The model has no layer called {', '.join(unknown)}. It has {', '.join(sorted(endings))}."
+        raise ArgsError([Problem("method.targets", said)])

@@ -5,7 +5,40 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+# No test reaches a hub. Set before any library is imported, because some read it only then.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
 import pytest
+
+
+@pytest.fixture(autouse=True)
+def state_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Device locks of their own for every test, so that no test waits for another or for a board that is in use."""
+    folder = tmp_path_factory.mktemp("state")
+    monkeypatch.setenv("TUNEBOARD_STATE", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model's folder, made once; do not write into it."""
+    from tests import tiny
+
+    return tiny.model_folder(tmp_path_factory.mktemp("tiny") / "tiny")
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, tiny_model: Path) -> Path:
+    """A workspace with the model `tiny` and the dataset `sums.jsonl`."""
+    from tests import tiny
+
+    folder = tmp_path / "workspace"
+    (folder / "models").mkdir(parents=True)
+    (folder / "datasets").mkdir()
+    (folder / "models" / "tiny").symlink_to(tiny_model)
+    tiny.rows(folder / "datasets" / "sums.jsonl")
+    return folder
 
 
 @pytest.fixture(scope="session")

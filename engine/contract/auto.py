@@ -11,7 +11,7 @@ from engine.contract.fields import AUTO, Auto
 from engine.contract.machine import Machine
 
 # Rows per optimiser step when nobody says: enough to smooth the gradient, few enough to learn from little.
-GLOBAL_BATCH = 8
+GLOBAL_BATCH = 4
 CHECKPOINT_ABOVE = 1_000_000_000
 
 

@@ -113,12 +113,18 @@ def arg(
 
 
 def tagged(*variants: type[Section]) -> Any:
-    """A union of sections told apart by `kind`; a bare string is read as the kind.
+    """A union of sections told apart by `kind`; a bare string is read as the kind, and no kind means the first.
 
     An impossible combination cannot be written down: with `kind: full` there is no rank.
     """
+
+    def expand(given: Any) -> Any:
+        if isinstance(given, str):
+            return {"kind": given}
+        return {"kind": kind(variants[0]), **given} if isinstance(given, dict) else given
+
     union = Annotated[Union[variants], Discriminator("kind")] if len(variants) > 1 else variants[0]  # noqa: UP007
-    return Annotated[union, BeforeValidator(lambda given: {"kind": given} if isinstance(given, str) else given)]
+    return Annotated[union, BeforeValidator(expand)]
 
 
 @dataclass(frozen=True)

@@ -227,7 +227,7 @@ class Steps(Section):
         ge=1,
     )
     batch_size: int = arg(
-        2,
+        4,
         "Rows that go through the model at once, per device; memory grows with it.",
         when="Lower it first when memory runs out, and raise accumulation instead.",
         usual="1 to 16",

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, set_seed
 
+from data import models
 from engine import methods
 from engine.contract.args import TrainArgs
 from engine.contract.auto import Facts, resolved
@@ -42,6 +43,7 @@ def run(args: TrainArgs, run: Run, report: Report, stop: Stop) -> None:
 
     report.phase("preparing")
     rows = rows_of(args, folder, run, report)
+    args = resolved(args, Facts(machine(), models.card(folder).parameters, rows=len(rows.train)))
 
     report.phase("loading")
     model = model_of(
@@ -58,7 +60,6 @@ def run(args: TrainArgs, run: Run, report: Report, stop: Stop) -> None:
     set_seed(args.steps.seed)  # the adapter's first weights depend on the seed alone
     model = methods.prepared(model, args)
     moved, total = methods.trained(model)
-    args = resolved(args, Facts(machine(), parameters=total, rows=len(rows.train)))
     report.note(
         f"Training {moved:,} of {total:,} parameters in {_name(dtype)} on {device.type}.",
         trained=moved,

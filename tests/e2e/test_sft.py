@@ -1,0 +1,229 @@
+"""SFT against references written by hand: the loss, what moves, what resumes, what is refused."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from data import registry
+from data.prepare import prepare
+from data.render import ChatTemplate
+from data.tokens import TextTokenizer
+from engine.contract.errors import ArgsError, BoardError, ModelError
+from engine.report import Stop, Stopped
+from tests.e2e.training import events, losses, train, weights
+
+LORA = ["method.rank=4", "method.alpha=8"]
+
+
+def examples(workspace: Path, train_on: str = "assistant") -> list[Any]:
+    folder = workspace / "models" / "tiny"
+    rows = registry.load(registry.find("sums.jsonl", workspace))
+    return prepare(rows, ChatTemplate.of(folder), TextTokenizer.of(folder), train_on=train_on, max_length=128).rows
+
+
+def reference_loss(workspace: Path, chosen: list[Any]) -> float:
+    """Mean negative log-likelihood of the trained tokens of `chosen`, row by row, in plain PyTorch."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(workspace / "models" / "tiny", dtype=torch.float32).eval()
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for example in chosen:
+            logits = model(torch.tensor([example.input_ids])).logits[0, :-1].double()
+            labels = torch.tensor(example.labels)[1:]
+            kept = labels != -100
+            picked = logits.log_softmax(-1)[torch.arange(len(labels)), labels.clamp(min=0)]
+            total -= float(picked[kept].sum())
+            count += int(kept.sum())
+    return total / count
+
+
+@pytest.mark.parametrize("train_on", ["assistant", "last", "everything"])
+def test_first_loss_equals_a_plain_computation_over_the_same_rows(workspace: Path, train_on: str) -> None:
+    run = train(
+        workspace, *LORA, "steps.max_steps=1", "steps.batch_size=4", "steps.accumulation=3", f"data.train_on={train_on}"
+    )
+    # One step sees all twelve rows, so their order does not matter.
+    assert losses(run)[0] == pytest.approx(reference_loss(workspace, examples(workspace, train_on)), abs=1e-5)
+
+
+def test_accumulated_batches_equal_one_big_batch(workspace: Path) -> None:
+    many = train(workspace, "method=full", "steps.batch_size=1", "steps.accumulation=6")
+    one = train(workspace, "method=full", "steps.batch_size=6", "steps.accumulation=1")
+    assert losses(many) == pytest.approx(losses(one), abs=1e-5)
+    for name, tensor in weights(one.model_path).items():
+        assert torch.allclose(tensor, weights(many.model_path)[name], atol=2e-5), name
+
+
+def test_held_out_loss_does_not_depend_on_batches_or_padding(workspace: Path) -> None:
+    found = [
+        losses(train(workspace, *LORA, "data.validation=[sums.jsonl]", "steps.max_steps=1", f"steps.batch_size={size}",
+                     f"steps.accumulation={4 // size}", "optim.warmup=3"), "eval/loss")[0]
+        for size in (1, 4)
+    ]  # fmt: skip
+    assert found[0] == pytest.approx(found[1], abs=1e-5)
+
+
+def test_packed_rows_do_not_see_each_other(workspace: Path) -> None:
+    run = train(
+        workspace, *LORA, "data.packing=true", "steps.max_steps=1", "steps.batch_size=2", "steps.accumulation=20"
+    )
+    assert losses(run)[0] == pytest.approx(reference_loss(workspace, examples(workspace)), abs=1e-5)
+
+
+def test_packing_is_refused_where_attention_mixes_rows(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import LlamaForCausalLM
+
+    forward = LlamaForCausalLM.forward
+
+    def blind(self: Any, *given: Any, position_ids: Any = None, **more: Any) -> Any:
+        return forward(self, *given, **more)  # as a model that ignores where rows begin
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", blind)
+    with pytest.raises(ArgsError, match="data.packing.*does not keep packed rows apart"):
+        train(workspace, *LORA, "data.packing=true")
+
+
+@pytest.mark.parametrize("variant", [[], ["method.dora=true"], ["method.rslora=true"]])
+def test_lora_moves_the_adapter_and_leaves_the_base_alone(workspace: Path, variant: list[str]) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    run = train(workspace, *LORA, *variant)
+    saved = weights(run.model_path)
+    assert saved and all("lora_" in name for name in saved)
+    assert all(tensor.abs().max() > 0 for name, tensor in saved.items() if "lora_B" in name)
+    base = AutoModelForCausalLM.from_pretrained(workspace / "models" / "tiny", dtype=torch.float32)
+    before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    tuned = PeftModel.from_pretrained(base, run.model_path)
+    kept = {
+        name.replace("base_model.model.", "").replace(".base_layer", ""): t for name, t in tuned.state_dict().items()
+    }
+    assert all(torch.equal(before[name], kept[name]) for name in before)
+    assert losses(run)[-1] < losses(run)[0]
+
+
+def test_freeze_moves_the_last_layers_only(workspace: Path) -> None:
+    run = train(workspace, "method=freeze", "method.layers=1")
+    before, after = weights(workspace / "models" / "tiny"), weights(run.model_path)
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {name for name in before if ".layers.1." in name}
+
+
+def test_freeze_with_head_moves_norm_and_output_too(workspace: Path) -> None:
+    run = train(workspace, "method=freeze", "method.layers=1", "method.head=true")
+    before, after = weights(workspace / "models" / "tiny"), weights(run.model_path)
+    still = {name for name in before if torch.equal(before[name], after[name])}
+    assert still == {name for name in before if ".layers.0." in name}
+
+
+def test_full_moves_every_weight(workspace: Path) -> None:
+    run = train(workspace, "method=full")
+    before, after = weights(workspace / "models" / "tiny"), weights(run.model_path)
+    assert all(not torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [LORA, [*LORA, "method.dora=true"], [*LORA, "method.rslora=true", "method.dropout=0.1"], ["method=full"],
+     ["method=freeze", "method.layers=1"], [*LORA, "data.packing=true", "data.max_length=64"]],
+    ids=["lora", "dora", "rslora", "full", "freeze", "packing"],
+)  # fmt: skip
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(workspace: Path, method: list[str]) -> None:
+    common = [*method, "steps.max_steps=6", "record.save_every=2", "record.keep=9", "data.validation_share=0.2"]
+    whole = train(workspace, *common)
+    resumed = train(workspace, *common, f"resume.run={whole.id}", "resume.checkpoint=step-4")
+    assert losses(resumed) == losses(whole)[4:]
+    expected, found = weights(whole.model_path), weights(resumed.model_path)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_resuming_from_a_checkpoint_that_is_not_there_names_those_that_are(workspace: Path) -> None:
+    run = train(workspace, *LORA, "record.save_every=2")
+    with pytest.raises(ModelError, match="has no checkpoint step-3. It has step-2, step-4"):
+        train(workspace, *LORA, f"resume.run={run.id}", "resume.checkpoint=step-3")
+
+
+def test_a_stop_saves_a_checkpoint_and_ends(workspace: Path) -> None:
+    stop = Stop()
+    stop.asked = True
+    with pytest.raises(Stopped):
+        train(workspace, *LORA, "steps.max_steps=50", stop=stop)
+    [run] = [path for path in (workspace / "runs").iterdir()]
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-1"]
+    assert not (run / "model").exists()
+
+
+def test_a_full_disk_while_saving_leaves_earlier_checkpoints_intact(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import Trainer
+
+    save = Trainer._save_optimizer_and_scheduler
+
+    def full(self: Any, folder: str) -> None:
+        save(self, folder)
+        if self.state.global_step > 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Trainer, "_save_optimizer_and_scheduler", full)
+    with pytest.raises(OSError):
+        train(workspace, *LORA, "record.save_every=2")
+    [run] = [path for path in (workspace / "runs").iterdir()]
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-2"]
+
+
+def test_a_loss_that_is_no_number_warns_then_ends_with_advice(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from engine.recipes.sft import Task
+
+    compute = Task.compute_loss
+    monkeypatch.setattr(Task, "compute_loss", lambda self, *a, **k: compute(self, *a, **k) * float("nan"))
+    with pytest.raises(BoardError, match="no longer a number since step 1.*Lower optim.learning_rate"):
+        train(workspace, *LORA, "record.save_every=1")
+    [run] = [path for path in (workspace / "runs").iterdir()]
+    assert not list((run / "checkpoints").glob("step-*"))
+    from engine.contract.rundir import Run
+
+    assert "not a number at step 1" in events(Run(run), "warning")[0]["text"]
+
+
+def test_rows_cut_to_nothing_are_counted_and_never_trained(workspace: Path) -> None:
+    run = train(workspace, *LORA, "data.max_length=30", "steps.max_steps=1")
+    assert any("rows have no trained token left and are not used" in event["text"] for event in events(run, "warning"))
+
+
+def test_sample_questions_are_answered_at_every_evaluation(workspace: Path) -> None:
+    run = train(
+        workspace, *LORA, "data.validation_share=0.2", "record.samples=[What is 1 and 1?]", "record.evaluate_every=2"
+    )
+    assert [(event["step"], event["prompt"]) for event in events(run, "sample")] == [
+        (2, "What is 1 and 1?"),
+        (4, "What is 1 and 1?"),
+    ]
+
+
+def test_sampling_answers_does_not_change_the_run(workspace: Path) -> None:
+    common = [*LORA, "method.dropout=0.1", "data.validation_share=0.2", "record.evaluate_every=1"]
+    plain = train(workspace, *common)
+    sampled = train(workspace, *common, "record.samples=[Hello]")
+    assert losses(plain) == losses(sampled)
+
+
+def test_unknown_target_modules_name_those_that_exist(workspace: Path) -> None:
+    with pytest.raises(ArgsError, match="no layer called nonsense. It has down_proj, gate_proj"):
+        train(workspace, "method.targets=[nonsense, q_proj]")
+
+
+def test_extra_settings_reach_the_trainer_and_cannot_override_the_board(workspace: Path) -> None:
+    with pytest.raises(
+        ArgsError, match="(?s)extra.learnin_rate.*no such setting.*extra.output_dir.*manages this itself"
+    ):
+        train(workspace, "extra={learnin_rate: 1, output_dir: x}")
+    run = train(workspace, *LORA, "extra={neftune_noise_alpha: 5}", "steps.max_steps=1")
+    assert run.model_path.is_dir()

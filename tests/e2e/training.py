@@ -1,0 +1,45 @@
+"""Run the engine's training in this process: the worker's own code without a process's ten seconds of imports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from engine.contract import rundir, text
+from engine.contract.rundir import Run, records
+from engine.report import Report, Stop
+
+TINY = [
+    "model=tiny", "data=sums.jsonl", "model.dtype=fp32", "optim.learning_rate=1e-3", "steps.max_steps=4",
+    "data.validation_share=0", "compute.device=cpu", "steps.batch_size=2", "steps.accumulation=2", "data.max_length=128",
+]  # fmt: skip
+
+
+def train(
+    workspace: Path, *overrides: str, prepare: Callable[[Any], None] | None = None, stop: Stop | None = None
+) -> Run:
+    """A training run of the tiny model with `overrides` on top of TINY; returns when it has ended."""
+    from engine.recipes import run as recipe
+
+    args = text.parse({}, [*TINY, *overrides], kind="train")
+    folder = rundir.make(workspace, "test", text.dump(args))
+    recipe.run(args, folder, Report(folder), stop or Stop())
+    return folder
+
+
+def losses(run: Run, name: str = "train/loss") -> list[float]:
+    return [record["values"][name] for record in records(run.metrics_path) if name in record["values"]]
+
+
+def events(run: Run, kind: str) -> list[dict[str, Any]]:
+    return [record for record in records(run.events_path) if record["kind"] == kind]
+
+
+def weights(folder: Path) -> dict[str, Any]:
+    """Every tensor of the safetensors files in a folder, by name."""
+    from safetensors.torch import load_file
+
+    found: dict[str, Any] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        found |= load_file(file)
+    return found
