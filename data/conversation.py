@@ -59,7 +59,10 @@ def tools(record: Mapping[str, Any]) -> list[dict[str, Any]] | None:
     tools = from_json(record.get("tools") or [], "tools")
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise DataError("tools must be a list of definitions.")
-    return [tool if "function" in tool else {"type": "function", "function": tool} for tool in tools] or None
+    found = [tool if "function" in tool else {"type": "function", "function": tool} for tool in tools]
+    if not all(isinstance(tool["function"], dict) and isinstance(tool["function"].get("name"), str) for tool in found):
+        raise DataError("every tool needs a name.")
+    return found or None
 
 
 def from_json(value: Any, what: str) -> Any:
@@ -86,6 +89,8 @@ def _call(call: Any) -> dict[str, Any]:
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise DataError(f"a tool call needs a name and arguments, found {str(call)[:40]!r}.")
     arguments = from_json(function.get("arguments") or {}, "the arguments of a tool call")
+    if not isinstance(arguments, dict):
+        raise DataError(f"the arguments of the tool {function['name']!r} must be an object.")
     named = {"id": call["id"]} if call.get("id") else {}
     return {**named, "type": "function", "function": {"name": function["name"], "arguments": arguments}}
 
@@ -103,8 +108,8 @@ def message(role: Any, content: Any, more: Mapping[str, Any] | None = None) -> M
         raise DataError(f"the role {role!r} is not known; use one of {', '.join(ROLES)}.")
     if kind == "call":
         return {"role": "assistant", "content": "", "tool_calls": _calls(content)}
-    calls = [_call(call) for call in more.get("tool_calls") or []]
-    reasoning = next((more[name] for name in REASONING if more.get(name)), "")
+    calls = _calls(more["tool_calls"]) if more.get("tool_calls") else []
+    reasoning = next((as_text(more[name], name) for name in REASONING if more.get(name)), "")
     if isinstance(content, list):
         texts = []
         for part in content:
@@ -119,7 +124,7 @@ def message(role: Any, content: Any, more: Mapping[str, Any] | None = None) -> M
                 raise DataError(f"a part of the type {name!r} cannot be used; only text is.")
         content = "".join(texts)
     message: Message = {"role": kind, "content": as_text(content, "the content of a message")}
-    message |= {name: more[name] for name in ("name", "tool_call_id") if more.get(name)}
+    message |= {name: as_text(more[name], name) for name in ("name", "tool_call_id") if more.get(name)}
     return message | ({"reasoning_content": reasoning} if reasoning else {}) | ({"tool_calls": calls} if calls else {})
 
 

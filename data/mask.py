@@ -147,7 +147,7 @@ def _refuse_lost(row: Row, template: ChatTemplate, train_on: TrainOn, text: str,
         )
     calls = [call["function"]["name"] for answer in answers for call in answer.get("tool_calls") or []]
     lost = [name for name in calls if name not in said]
-    lost += [name for tool in row.tools or [] if (name := str(tool["function"].get("name"))) not in text]
+    lost += [name for tool in row.tools or [] if (name := tool["function"]["name"]) not in text]
     if lost:
         raise DataError(
             f"the template {template.name} does not write the tool {lost[0]!r}, which the conversation needs.",

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as some
 
 from data.files import count
 from data.formats import FORMATS, load, read, recognise
@@ -227,3 +229,41 @@ def test_real_files_open_with_the_right_format(shared, file, format, rows):
 def test_real_files_that_are_no_conversations_are_refused_in_a_sentence(shared, file):
     with pytest.raises(DataError, match=file):
         load(shared / "formats" / file)
+
+
+COLUMNS = ["messages", "conversations", "conversation", "instruction", "input", "output", "prompt", "completion",
+           "system", "history", "tools", "role", "content", "from", "value", "human", "assistant", "tool_calls", "type",
+           "text", "function", "name", "arguments", "reasoning", "id", "images"]  # fmt: skip
+ANYTHING = some.recursive(
+    some.none() | some.booleans() | some.integers() | some.floats(allow_nan=False) | some.text(max_size=5)
+    | some.sampled_from(["user", "assistant", "tool", "function_call", "[{}]", "[1]", '{"name": "x"}', "text"]),
+    lambda inner: some.lists(inner, max_size=3) | some.dictionaries(some.sampled_from(COLUMNS), inner, max_size=5),
+    max_leaves=12,
+)  # fmt: skip
+
+
+TURN = some.fixed_dictionaries(
+    {"role": some.sampled_from(["user", "assistant", "tool"]), "content": some.just("hi") | ANYTHING},
+    optional={"tool_calls": ANYTHING, "reasoning": ANYTHING, "name": ANYTHING},
+)
+AROUND = {"system": ANYTHING, "history": ANYTHING, "tools": ANYTHING}
+RECORD = (
+    some.fixed_dictionaries({"messages": some.lists(TURN, min_size=1, max_size=3)}, optional=AROUND)
+    | some.fixed_dictionaries({"instruction": ANYTHING, "output": ANYTHING}, optional=AROUND)
+    | some.fixed_dictionaries({"prompt": ANYTHING, "completion": ANYTHING}, optional=AROUND)
+    | some.dictionaries(some.sampled_from(COLUMNS), ANYTHING, min_size=1, max_size=6)
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(RECORD, some.sampled_from(list(FORMATS)))
+def test_whatever_a_record_holds_it_becomes_messages_or_a_sentence(tmp_path_factory, record, format):
+    path = lines(tmp_path_factory.mktemp("fuzz") / "a.jsonl", record)
+    FORMATS[format].recognises(record)
+    try:
+        [row] = load(path, format)
+    except DataError:
+        return
+    for message in row.messages:
+        assert message["role"] in ("system", "user", "assistant", "tool") and isinstance(message["content"], str)
+        assert all(isinstance(call["function"]["name"], str) for call in message.get("tool_calls", []))
