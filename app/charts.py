@@ -27,6 +27,7 @@ PANELS = {
     "memory/peak_gb": ("Memory", "GB"),
 }
 AXES_NOT_PANELS = {"train/tokens", "train/epoch"}
+WITHOUT_NOISE = {"learning_rate", "memory/peak_gb"}  # drawn as they are: smoothing would only make them late
 
 ABSENT, NOT_A_NUMBER = math.nan, math.inf  # how a column tells "not logged at this step" from "logged as null"
 
@@ -103,7 +104,9 @@ class Curve:
             points = POINTS if key == "loss" else POINTS // 3
             series = [self._series(name, points) for name in names]
             if series := [one for one in series if one["n"]]:
-                panels.append({"key": key, "title": title, "unit": unit, "series": series})
+                panels.append(
+                    {"key": key, "title": title, "unit": unit, "noisy": key not in WITHOUT_NOISE, "series": series}
+                )
         has_tokens = bool(self._tokens) and self._tokens[-1] > 0
         return {"run": run, "total": steps_total, "tokens": has_tokens, "panels": panels}
 

@@ -80,7 +80,7 @@ class RunView:
         parts: dict[str, Any] = {
             "blank": {"visible": False},
             "body": {"visible": True},
-            "head": {"value": head(watch, self._title(watch))},
+            "head": {"value": head(watch)},
             "curves": self._curves(watch),
             "log": self._log(watch),
         }
@@ -89,10 +89,6 @@ class RunView:
         for name in self.buttons:
             parts[name] = button(name, watch)
         return [watch, *(_changed(watch, name, part) for name, part in parts.items())]
-
-    def _title(self, watch: Watch) -> str:
-        found = runs.summary(watch.run)
-        return found.title if found else watch.run.id
 
     def _curves(self, watch: Watch) -> dict[str, Any] | None:
         drawn = (len(watch.curve), watch.curve.last_step, watch.steps_total)
@@ -108,7 +104,7 @@ class RunView:
         if "log size" in watch.sent and watch.sent["log size"] == size:
             return None
         watch.sent["log size"] = size
-        return {"value": json.dumps(last_lines(path, LOG_LINES), ensure_ascii=False)}
+        return {"value": json.dumps({"run": watch.run.id, "lines": last_lines(path, LOG_LINES)})}
 
 
 def _changed(watch: Watch, name: str, part: dict[str, Any] | None) -> Any:
@@ -131,7 +127,7 @@ def button(name: str, watch: Watch) -> dict[str, Any]:
     return {"interactive": ready.get(name, True)}
 
 
-def head(watch: Watch, title: str) -> str:
+def head(watch: Watch) -> str:
     """Verdict on top when it has ended badly, then name and state, progress, and the numbers of the moment."""
     doing = ""
     if watch.moving:
@@ -139,7 +135,7 @@ def head(watch: Watch, title: str) -> str:
     again = f" · attempt {watch.attempt}" if watch.attempt > 1 else ""
     return (
         f'<div class="tb-run-head">{verdict(watch)}<div class="tb-run-line">{pill(watch.state)}'
-        f"<strong>{escape(title)}</strong><span>{escape(doing)}{again}</span></div>"
+        f"<strong>{escape(watch.title)}</strong><span>{escape(doing)}{again}</span></div>"
         f"{progress(watch)}{facts(watch)}</div>"
     )
 

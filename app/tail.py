@@ -54,7 +54,7 @@ class Tail:
         """The new lines as JSON objects; anything else is skipped and counted, blank lines are passed over."""
         for line in self.lines():
             try:
-                record = json.loads(line)
+                record = json.loads(line.decode())
             except ValueError:
                 self.skipped += bool(line.strip())
                 continue

@@ -9,11 +9,12 @@ import re
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from app.charts import Curve
 from app.tail import Tail
 from engine.contract import events, text
-from engine.contract.args import TrainArgs
+from engine.contract.args import AnyArgs, TrainArgs
 from engine.contract.errors import ArgsError
 from engine.contract.rundir import ENDED, Run
 
@@ -34,6 +35,8 @@ class Watch:
 
     def __init__(self, run: Run) -> None:
         self.run = run
+        args = arguments(run)
+        self.title = (args.name if args else "") or run.id
         self.state = "queued"
         self.status: dict[str, object] = {}
         self.sent: dict[str, object] = {}  # what the page shows, by part: only what differs is sent again
@@ -42,7 +45,7 @@ class Watch:
     def _begin(self) -> None:
         self._metrics, self._events = Tail(self.run.metrics_path), Tail(self.run.events_path)
         self.phase = ""
-        self.progress: events.Progress | None = None
+        self._progress: dict[str, Any] | None = None
         self.steps_total: int | None = None  # of training alone: later phases count steps of their own
         self.failure: events.Failure | None = None
         self.result: events.Result | None = None
@@ -63,22 +66,30 @@ class Watch:
             new_events = list(self._events.records())
             self.curve.extend(self._metrics.records())
         for record in new_events:
-            self._hear(record.get("t", 0.0), events.decode(record))
+            self._hear(record)
 
-    def _hear(self, t: float, event: events.Event | None) -> None:
+    def _hear(self, record: dict[str, Any]) -> None:
+        if record.get("kind") == "progress":  # by far the most frequent, and only the last one counts
+            self._progress = record
+            if self.phase == "training":
+                self.steps_total = record["steps"]
+            return
+        event = events.decode(record)
         match event:
             case events.Phase():
-                self.phase, self.progress = event.name, None
-            case events.Progress():
-                self.progress = event
-                if self.phase == "training":
-                    self.steps_total = event.steps
+                self.phase, self._progress = event.name, None
             case events.Failure():
                 self.failure = event
             case events.Result():
                 self.result = event
         if isinstance(event, LISTED):
-            self.story.append(Happening(t, event))
+            self.story.append(Happening(record.get("t", 0.0), event))
+
+    @property
+    def progress(self) -> events.Progress | None:
+        """How far the current phase is; None before its first step."""
+        event = events.decode(self._progress) if self._progress else None
+        return event if isinstance(event, events.Progress) else None
 
     @property
     def moving(self) -> bool:
@@ -87,6 +98,14 @@ class Watch:
     @property
     def attempt(self) -> int:
         return int(str(self.status.get("attempt", 1)))
+
+
+def arguments(run: Run) -> AnyArgs | None:
+    """What the run was started with; None when that is of another version, or gone."""
+    try:
+        return text.load(run.args_path)
+    except ArgsError:
+        return None
 
 
 def lineage(run: Run) -> list[tuple[Run, int | None]]:
@@ -103,10 +122,7 @@ def lineage(run: Run) -> list[tuple[Run, int | None]]:
 
 
 def _parent(run: Run) -> tuple[Run, int | None] | None:
-    try:
-        args = text.load(run.args_path)
-    except (ArgsError, FileNotFoundError):
-        return None  # of another version, or gone: its own curve is all there is
+    args = arguments(run)
     if not isinstance(args, TrainArgs) or not args.resume.run or Path(args.resume.run).name != args.resume.run:
         return None
     parent = Run(run.path.parent / args.resume.run)

@@ -127,7 +127,7 @@
       this.svg.setAttribute("aria-label", this.describe(panel));
       this.lines = panel.series.map((series) => ({
         series, raw: series.raw,
-        smooth: series.eval ? null : wish.smoothing > 0 ? smooth(series, wish.smoothing) : series.mean || null,
+        smooth: series.eval || !panel.noisy ? null : wish.smoothing > 0 ? smooth(series, wish.smoothing) : series.mean || null,
       }));
       const tails = this.lines.flatMap((line) => line.raw[axis].slice(-1));
       const end = axis === "step" && picture.total ? Math.max(picture.total, ...tails) : roundUp(Math.max(...tails), axis);

@@ -13,7 +13,7 @@
     const title = Object.assign(document.createElement("strong"), { textContent: "Log" });
     bar.append(title, find, follow);
     host.replaceChildren(bar, text);
-    let lines = [], following = true, moved = false;
+    let run = null, lines = [], following = true, moved = false;
 
     const end = () => { if (following) { moved = true; text.scrollTop = text.scrollHeight; } };
     const set = (on) => { following = on; follow.setAttribute("aria-pressed", on); end(); };
@@ -35,7 +35,14 @@
     });
     find.oninput = render;
     follow.onclick = () => set(!following);
-    const receive = () => { lines = props.value ? JSON.parse(props.value) : []; render(); };
+    const receive = () => {
+      const next = props.value ? JSON.parse(props.value) : { run: "", lines: [] };
+      const other = next.run !== run;
+      ({ run, lines } = next);
+      if (other) { find.value = ""; following = true; }
+      render();
+      if (other) set(true);
+    };
     new ResizeObserver(end).observe(text);
     watch("value", receive);
     set(true);
