@@ -1,0 +1,164 @@
+"""One model on rows: how likely it finds the given answers, and what it answers itself.
+
+Knows nothing of comparisons, adapters or files. Batches are padded so that a row gets the same numbers in company as
+alone: on the right for the loss, on the left for generating, with the padding masked.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+from transformers import GenerationConfig
+
+from data.conversation import Row
+from data.prepare import UNTRAINED, Example, prepare
+from data.render import ChatTemplate
+from data.tokens import TextTokenizer
+from engine.report import Stop
+from engine.turn import end_of_turn
+
+TOKENS_AT_ONCE = 4096  # of one forward for the loss: bounds the logits, which are the vocabulary wide
+
+
+@dataclass(frozen=True)
+class Item:
+    """A row in one model's tokens: the whole of it with labels, the prompt of its last answer, and that answer."""
+
+    number: int
+    file: str
+    prompt: str
+    reference: str
+    ids: list[int]
+    labels: list[int]
+    prompt_ids: list[int]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """nll: summed negative log-likelihood, in nats, of `tokens` assistant tokens; cut: the answer had no end."""
+
+    nll: float
+    tokens: int
+    answer: str
+    cut: bool
+
+    def facts(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def items_of(rows: Sequence[Row], folder: Path, template: str | None, max_length: int) -> list[Item | None]:
+    """The rows for the model in `folder`, in their order; None for one whose answers all lie behind `max_length`."""
+    chat, tokenizer = ChatTemplate.of(folder, template), TextTokenizer.of(folder)
+    prepared = prepare(rows, chat, tokenizer, max_length=max_length)
+    left = iter(prepared.rows)
+    example, found = next(left, None), []
+    for row in rows:
+        # prepare keeps the order and only leaves rows out
+        if example is not None and (example.file, example.number) == (row.file, row.number):
+            found.append(_item(row, example, chat, tokenizer))
+            example = next(left, None)
+        else:
+            found.append(None)
+    return found
+
+
+def _item(row: Row, example: Example, chat: ChatTemplate, tokenizer: TextTokenizer) -> Item:
+    last = max(index for index, message in enumerate(row.messages) if message["role"] == "assistant")
+    before, answer = row.messages[:last], row.messages[last]
+    asked = chat.render(before, row.tools, add_generation_prompt=True)
+    said = chat.render([*before, answer], row.tools)
+    reference = answer["content"]
+    if said.startswith(asked):
+        # As the model would have to say it, so that thoughts and tool calls count too.
+        reference = tokenizer.decode(tokenizer.encode(said[len(asked) :]).ids, skip_special=True)
+    shown = [m for m in before if m["role"] != "system"] or before
+    prompt = shown[0]["content"] if len(shown) == 1 else "\n".join(f"{m['role']}: {m['content']}" for m in shown)
+    ids = tokenizer.encode(asked).ids
+    return Item(row.number, row.file, prompt, reference.strip(), example.input_ids, example.labels, ids)
+
+
+class Judge:
+    """Measures items with `model`, whichever adapter is active in it. Greedy, and explicit about everything else."""
+
+    def __init__(self, model: Any, folder: Path, template: str | None, max_tokens: int, stop: Stop) -> None:
+        self.model = model
+        self.tokenizer = TextTokenizer.of(folder)
+        self.stop = stop
+        inner = model.get_base_model() if hasattr(model, "peft_config") else model
+        self.sparse = "logits_to_keep" in inspect.signature(inner.forward).parameters
+        self.ends = _ends(inner, ChatTemplate.of(folder, template), self.tokenizer)
+        named = (self.tokenizer.pad_id, self.tokenizer.eos_id, 0)
+        self.pad = next(id for id in named if id is not None)
+        self.context = getattr(inner.config.get_text_config(), "max_position_embeddings", None)
+        self.settings = GenerationConfig(
+            do_sample=False, num_beams=1, max_new_tokens=max_tokens, eos_token_id=self.ends or None,
+            pad_token_id=self.pad, repetition_penalty=1.0, use_cache=True,
+        )  # fmt: skip
+        # What is not set above would be filled in from the model's own wishes, which the other model may not share.
+        inner.generation_config = GenerationConfig()
+
+    @torch.inference_mode()
+    def measure(self, items: Sequence[Item]) -> list[Measured]:
+        losses = [pair for part in _parts(items) for pair in self._losses(part)]
+        answers = self._answers(items)
+        return [Measured(*loss, *answer) for loss, answer in zip(losses, answers, strict=True)]
+
+    def _losses(self, items: Sequence[Item]) -> Iterator[tuple[float, int]]:
+        """Per item, its summed negative log-likelihood and how many tokens that is."""
+        longest = max(len(item.ids) for item in items)
+        ids = self._tensor([item.ids + [self.pad] * (longest - len(item.ids)) for item in items])
+        labels = self._tensor([item.labels + [UNTRAINED] * (longest - len(item.ids)) for item in items])
+        mask = self._tensor([[1] * len(item.ids) + [0] * (longest - len(item.ids)) for item in items])
+        targets = labels[:, 1:]
+        keep = (targets != UNTRAINED).any(dim=0).nonzero().flatten()
+        options = {"logits_to_keep": keep} if self.sparse else {}
+        logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False, **options).logits
+        if not self.sparse:
+            logits = logits[:, keep]
+        for row, wanted in zip(logits, targets[:, keep], strict=True):
+            trained = wanted != UNTRAINED
+            nll = functional.cross_entropy(row[trained].float(), wanted[trained], reduction="none")
+            yield float(nll.double().sum()), int(trained.sum())
+
+    def _answers(self, items: Sequence[Item]) -> Iterator[tuple[str, bool]]:
+        """Per item, what the model says to its prompt, and whether that was cut short."""
+        room = max(1, self.context - self.settings.max_new_tokens) if self.context else None
+        prompts = [item.prompt_ids[-room:] if room else item.prompt_ids for item in items]
+        longest = max(map(len, prompts))
+        ids = self._tensor([[self.pad] * (longest - len(prompt)) + prompt for prompt in prompts])
+        mask = self._tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+        said = self.model.generate(
+            input_ids=ids, attention_mask=mask, generation_config=self.settings, stopping_criteria=[self._asked_to_stop]
+        )
+        for row in said[:, longest:].tolist():
+            end = next((place for place, id in enumerate(row) if id in self.ends), None)
+            yield self.tokenizer.decode(row[:end], skip_special=True).strip(), end is None
+
+    def _asked_to_stop(self, ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        return torch.full((len(ids),), self.stop.asked, device=ids.device)
+
+    def _tensor(self, rows: list[list[int]]) -> torch.Tensor:
+        return torch.tensor(rows, device=self.model.device)
+
+
+def _ends(model: Any, chat: ChatTemplate, tokenizer: TextTokenizer) -> list[int]:
+    """Every token that ends an answer: the model's, the tokenizer's, and the one that the template ends a turn with."""
+    own = model.generation_config.eos_token_id if model.generation_config else None
+    found = [*(own if isinstance(own, list) else [own]), tokenizer.eos_id, end_of_turn(chat, tokenizer)]
+    return sorted({id for id in found if id is not None})
+
+
+def _parts(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    """`items` in pieces of at most TOKENS_AT_ONCE padded tokens, and at least one item."""
+    start = 0
+    for stop in range(1, len(items) + 1):
+        longest = max(len(item.ids) for item in items[start : stop + 1])
+        if stop == len(items) or longest * (stop + 1 - start) > TOKENS_AT_ONCE:
+            yield items[start:stop]
+            start = stop

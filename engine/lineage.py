@@ -1,0 +1,73 @@
+"""Where a tuned model comes from: its base, the run that trained it, and what that run was told.
+
+Evaluate, Export and the model card ask here. Reads files only; loads no model.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from data import weights
+from data.weights import Weights
+from engine.contract import text
+from engine.contract.args import TrainArgs
+from engine.contract.errors import ModelError
+from engine.contract.rundir import Run
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """`weights` as found; `base` is the word for what it was trained from, empty when nobody wrote it down.
+
+    run and args are those of the training, when it is still here.
+    """
+
+    weights: Weights
+    base: str
+    run: Run | None = None
+    args: TrainArgs | None = None
+
+    @property
+    def trust_remote_code(self) -> bool:
+        """Consent is given once, for the training, and holds for what came of it."""
+        return self.args is not None and self.args.model.trust_remote_code
+
+    @property
+    def template(self) -> str | None:
+        """The template of ours that it was trained with, or None for the model's own."""
+        return None if self.weights.template == "auto" else self.weights.template
+
+    @property
+    def revision(self) -> str:
+        return self.args.model.revision if self.args else self.weights.revision
+
+
+def of(ref: str, workspace: Path) -> Lineage:
+    """The lineage of a run, a checkpoint, an export or a folder. Raises ModelError with the way out."""
+    found = weights.find(ref, workspace)
+    if found.run is not None:
+        args = _args(found.run)
+        return Lineage(found, args.model.path if args else found.base, found.run, args)
+    receipt = _receipt(found)
+    run = Run(workspace / "runs" / receipt["run"]) if receipt.get("run") else None
+    if run is not None and run.args_path.is_file():
+        return Lineage(found, receipt.get("base", ""), run, _args(run))
+    return Lineage(found, found.base if found.adapter else receipt.get("base", ""))
+
+
+def _args(run: Run) -> TrainArgs | None:
+    args = text.load(run.args_path)
+    return args if isinstance(args, TrainArgs) else None
+
+
+def _receipt(found: Weights) -> dict[str, str]:
+    """What an export wrote about itself; empty for any other folder."""
+    path = (found.adapter or Path(found.base)) / "receipt.json"
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as problem:
+        raise ModelError(f"{path} is damaged: {problem}.", "Remove the file, or export again.") from None
