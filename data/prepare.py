@@ -69,7 +69,13 @@ class Report:
             found.append(f"{self.cut_rows} of {self.rows} rows are longer than the maximum and are cut{lost}.")
         if self.dropped_rows:
             named = ", ".join(map(str, self.dropped_rows[:NAMED])) + (", ..." if len(self.dropped_rows) > NAMED else "")
-            found.append(f"{len(self.dropped_rows)} rows have no trained token left and are not used: {named}.")
+            count = len(self.dropped_rows)
+            subject = (
+                "1 row has no trained token left and is"
+                if count == 1
+                else f"{count} rows have no trained token left and are"
+            )
+            found.append(f"{subject} not used: {named}.")
         if self.open_rows:
             found.append(
                 f"In {self.open_rows} rows the template {self.template} ends a turn without a special token, "

@@ -122,7 +122,7 @@ def _check_length(args: TrainArgs, model: Any) -> None:
 
 
 def _check_packing(model: Any) -> None:
-    """Refuse to pack where rows in one sequence see each other. The model itself is asked, so it holds for any kernel."""
+    """Refuse to pack where rows in one sequence see each other. The model is asked, so it holds for any kernel."""
     ids = torch.arange(2, 14, device=model.device) % (model.config.get_text_config().vocab_size - 1)
     first, second = ids[:5], ids[5:]
     positions = torch.cat([torch.arange(5), torch.arange(7)]).to(model.device)
@@ -156,6 +156,7 @@ def _config(recipe: Any, args: TrainArgs, run: Run, rows: Rows, dtype: torch.dty
         "fp16": dtype is torch.float16,
         "use_cpu": device.type == "cpu",
         "eval_strategy": "steps" if evaluates else "no",
+        "eval_on_start": evaluates and not args.resume.run,  # where the curve and the answers begin
         "save_strategy": "steps",
         "logging_strategy": "steps",
         "logging_first_step": True,

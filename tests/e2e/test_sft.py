@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from pathlib import Path
 from typing import Any
 
@@ -194,18 +195,19 @@ def test_a_loss_that_is_no_number_warns_then_ends_with_advice(workspace: Path, m
 
 
 def test_rows_cut_to_nothing_are_counted_and_never_trained(workspace: Path) -> None:
-    run = train(workspace, *LORA, "data.max_length=30", "steps.max_steps=1")
-    assert any("rows have no trained token left and are not used" in event["text"] for event in events(run, "warning"))
+    long = {"messages": [{"role": "user", "content": "Well, " * 100}, {"role": "assistant", "content": "No."}]}
+    with open(workspace / "datasets" / "sums.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps(long) + "\n")
+    run = train(workspace, *LORA, "steps.max_steps=1")
+    assert any("1 row has no trained token left" in event["text"] for event in events(run, "warning"))
+    assert events(run, "note")[0]["facts"]["rows"] == 12
 
 
-def test_sample_questions_are_answered_at_every_evaluation(workspace: Path) -> None:
-    run = train(
-        workspace, *LORA, "data.validation_share=0.2", "record.samples=[What is 1 and 1?]", "record.evaluate_every=2"
-    )
-    assert [(event["step"], event["prompt"]) for event in events(run, "sample")] == [
-        (2, "What is 1 and 1?"),
-        (4, "What is 1 and 1?"),
-    ]
+def test_sample_questions_are_answered_before_training_and_at_every_evaluation(workspace: Path) -> None:
+    asked = "record.samples=['What is 1 and 1?', Hello]"
+    run = train(workspace, *LORA, "data.validation_share=0.2", asked, "record.evaluate_every=2")
+    found = [(event["step"], event["prompt"]) for event in events(run, "sample")]
+    assert found == [(step, prompt) for step in (0, 2, 4) for prompt in ("What is 1 and 1?", "Hello")]
 
 
 def test_sampling_answers_does_not_change_the_run(workspace: Path) -> None:

@@ -11,13 +11,12 @@ from engine.report import Report, Stop
 
 TINY = [
     "model=tiny", "data=sums.jsonl", "model.dtype=fp32", "optim.learning_rate=1e-3", "steps.max_steps=4",
-    "data.validation_share=0", "compute.device=cpu", "steps.batch_size=2", "steps.accumulation=2", "data.max_length=128",
+    "data.validation_share=0", "data.max_length=128", "compute.device=cpu",
+    "steps.batch_size=2", "steps.accumulation=2",
 ]  # fmt: skip
 
 
-def train(
-    workspace: Path, *overrides: str, prepare: Callable[[Any], None] | None = None, stop: Stop | None = None
-) -> Run:
+def train(workspace: Path, *overrides: str, stop: Stop | None = None) -> Run:
     """A training run of the tiny model with `overrides` on top of TINY; returns when it has ended."""
     from engine.recipes import run as recipe
 
