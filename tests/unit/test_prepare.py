@@ -52,7 +52,7 @@ def test_long_rows_are_cut_counted_and_named(tokenizer):
     assert report.trained_tokens == sum(label != UNTRAINED for example in prepared.rows for label in example.labels)
     warnings = " ".join(report.warnings)
     assert "2 of 3 rows are longer" in warnings and "1 of them lose the end" in warnings
-    assert "1 rows have no trained token left and are not used: 3." in warnings
+    assert "1 row has no trained token left and is not used: 3." in warnings
 
 
 def test_a_cut_through_white_space_behind_the_answer_loses_no_end(tokenizer):
