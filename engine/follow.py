@@ -8,11 +8,11 @@ import sys
 import time
 from pathlib import Path
 
-from data import models
+from data import models, preflight
 from engine.contract import start, text
 from engine.contract.args import AnyArgs, TrainArgs
 from engine.contract.auto import Facts, resolved
-from engine.contract.errors import BoardError, ModelError
+from engine.contract.errors import ArgsError, BoardError
 from engine.contract.machine import device_ids, machine
 from engine.contract.rundir import ENDED, Run, records
 from engine.contract.start import stop
@@ -21,7 +21,12 @@ POLL_SECONDS = 0.2
 
 
 def begin(args: AnyArgs, workspace: Path) -> Run:
-    """A run of `args`, started; whatever `auto` can be decided now is decided, and written down."""
+    """A run of `args`, started; whatever `auto` can be decided now is decided, and written down.
+
+    Raises ArgsError with everything that keeps it from running here, before a folder is made.
+    """
+    if problems := preflight.problems(args, workspace):
+        raise ArgsError(problems)
     if isinstance(args, TrainArgs):
         args = resolved(args, Facts(machine(), parameters=_parameters(args, workspace)))
     device = args.compute.device if isinstance(args, TrainArgs) else args.device
@@ -76,8 +81,5 @@ def result_of(run: Run) -> dict:
 
 
 def _parameters(args: TrainArgs, workspace: Path) -> int:
-    try:
-        place = models.find(args.model.path, workspace, args.model.revision)
-    except ModelError as problem:
-        raise BoardError(f"model.path: {problem.text}", problem.hint) from None
+    place = models.find(args.model.path, workspace, args.model.revision)
     return models.card(place.folder).parameters if place.folder else 0

@@ -1,0 +1,146 @@
+"""What this machine has to say about arguments that are well-formed: is the model here, are the rows readable, does it fit?
+
+Every problem at once, each at its argument, before a run folder is made. Files alone are looked at: what only a loaded
+model or a driver can tell, the worker finds out.
+"""
+
+from __future__ import annotations
+
+import glob
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from data import forecast, models, registry, weights
+from data.models import Card
+from data.render import ChatTemplate, names
+from engine.contract.args import AnyArgs, EvaluateArgs, ExportArgs, ServeArgs, TrainArgs
+from engine.contract.errors import BoardError, Problem
+from engine.contract.methods import Freeze, Lora
+from engine.contract.rundir import Run
+
+EVERYWHERE = (Path("/"),)
+# A file up to this size is read to its last row; of a larger one only the head: the worker reads the rest.
+READ_WHOLE = 64 * 2**20
+# A device that has none of its files cannot be used. That one is there proves nothing; torch has the last word.
+DEVICE_FILES = {
+    "cuda": ("/dev/nvidia*", "/dev/nvhost*", "/dev/dxg", "/dev/kfd"),
+    "npu": ("/dev/davinci*",),
+    "xpu": ("/dev/dri", "/dev/dxg"),
+}
+
+
+def problems(args: AnyArgs, workspace: Path, allowed: Sequence[Path] = EVERYWHERE) -> list[Problem]:
+    """Everything that keeps `args` from running here; datasets are read in the workspace and the `allowed` folders."""
+    if isinstance(args, TrainArgs):
+        return list(_train(args, workspace, allowed))
+    found = [*_device("device", args.device), *_template("template", getattr(args, "template", "auto"), None)]
+    for path, ref in _refs(args):
+        try:
+            weights.find(ref, workspace)
+        except BoardError as problem:
+            found.append(_problem(path, problem))
+    if isinstance(args, EvaluateArgs):
+        found += _datasets("data", args.data, workspace, allowed)
+    return found
+
+
+def notes(args: AnyArgs, workspace: Path) -> list[str]:
+    """What is no problem, and yet worth knowing before the start."""
+    if not isinstance(args, TrainArgs):
+        return []
+    try:
+        place = models.find(args.model.path, workspace, args.model.revision)
+    except BoardError:
+        return []
+    return [] if place.folder else [f"{place.hub_id} is not on this machine yet; the run downloads it first."]
+
+
+def _refs(args: EvaluateArgs | ServeArgs | ExportArgs) -> list[tuple[str, str]]:
+    """The words that name weights, each with its argument."""
+    if isinstance(args, ServeArgs):
+        return [("models", ref) for ref in args.models]
+    base = [("base", args.base)] if isinstance(args, EvaluateArgs) and args.base != "auto" else []
+    return [("tuned", args.tuned), *base]
+
+
+def _train(args: TrainArgs, workspace: Path, allowed: Sequence[Path]) -> Iterator[Problem]:
+    folder, card = None, None
+    try:
+        folder = models.find(args.model.path, workspace, args.model.revision).folder
+        card = models.card(folder) if folder else None
+    except BoardError as problem:
+        yield _problem("model.path", problem)
+    yield from _template("model.template", args.model.template, folder)
+    if card:
+        yield from _against(card, args)
+    yield from _datasets("data.train", args.data.train, workspace, allowed)
+    yield from _datasets("data.validation", args.data.validation, workspace, allowed)
+    yield from _resume(args, workspace)
+    yield from _device("compute.device", args.compute.device)
+    if args.model.dtype == "fp16" and not any(_may_have(device) for device in (*DEVICE_FILES, "mps")):
+        yield Problem("model.dtype", "fp16 training needs a GPU, and there is none here. Set it to auto, bf16 or fp32.")
+
+
+def _against(card: Card, args: TrainArgs) -> Iterator[Problem]:
+    """What the model's own shapes do not allow."""
+    if 0 < card.context < args.data.max_length:
+        yield Problem("data.max_length", f"{args.data.max_length} is more than the model's context of {card.context}.")
+    if isinstance(args.method, Lora):
+        unknown, has = forecast.unknown_targets(card.shapes, args.method.targets)
+        if unknown:
+            said = f"The model has no layer called {', '.join(unknown)}. It has {', '.join(has)}."
+            yield Problem("method.targets", said)
+    if isinstance(args.method, Freeze) and args.method.layers > (layers := forecast.layer_count(card.shapes)):
+        yield Problem("method.layers", f"{args.method.layers} is more than the {layers} layers of this model.")
+
+
+def _template(path: str, name: str, model: Path | None) -> Iterator[Problem]:
+    """Whether the template called `name` exists; `auto` asks whether the model brings one."""
+    if model is None and name != "auto" and name not in names():
+        yield Problem(path, f"There is no template {name!r}. Choose one of {', '.join(names())}.")
+    if model is not None:
+        try:
+            ChatTemplate.of(model, None if name == "auto" else name)
+        except BoardError as problem:
+            yield _problem(path, problem)
+
+
+def _datasets(path: str, names: Sequence[str], workspace: Path, allowed: Sequence[Path]) -> Iterator[Problem]:
+    for name in names:
+        try:
+            entry = registry.find(name, workspace, allowed)
+            registry.count(entry)
+            if entry.path.stat().st_size <= READ_WHOLE:
+                registry.load(entry)
+        except BoardError as problem:
+            yield _problem(path, problem)
+
+
+def _resume(args: TrainArgs, workspace: Path) -> Iterator[Problem]:
+    if not args.resume.run:
+        return
+    parent = Run(workspace / "runs" / args.resume.run)
+    saved = [folder.name for _, folder in parent.checkpoints()]
+    if not parent.args_path.is_file():
+        yield Problem("resume.run", f"There is no run {args.resume.run!r} in {workspace}.")
+    elif not saved:
+        yield Problem("resume.run", f"{args.resume.run} has no checkpoint to go on from. Start a new run instead.")
+    elif args.resume.checkpoint and args.resume.checkpoint not in saved:
+        said = f"{args.resume.run} has no checkpoint {args.resume.checkpoint}. It has {', '.join(saved)}."
+        yield Problem("resume.checkpoint", said)
+
+
+def _device(path: str, device: str) -> Iterator[Problem]:
+    if device not in ("auto", "cpu") and not _may_have(device):
+        yield Problem(path, f"There is no {device} device on this machine. Set it to auto or cpu.")
+
+
+def _may_have(device: str) -> bool:
+    if device == "mps":
+        return sys.platform == "darwin"
+    return any(glob.glob(pattern) for pattern in DEVICE_FILES[device])
+
+
+def _problem(path: str, problem: BoardError) -> Problem:
+    return Problem(path, f"{problem.text} {problem.hint}".strip())
