@@ -1,4 +1,4 @@
-"""What this machine has to say about arguments that are well-formed: is the model here, are the rows readable, does it fit?
+"""What this machine has to say to well-formed arguments: is the model here, are the rows readable, does it fit?
 
 Every problem at once, each at its argument, before a run folder is made. Files alone are looked at: what only a loaded
 model or a driver can tell, the worker finds out.
