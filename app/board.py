@@ -139,11 +139,11 @@ def page(workspace: Path, allowed: Sequence[Path] = ()) -> gr.Blocks:
             pill = gr.HTML(elem_id="tb-pill", js_on_load=PILL_CLICK, padding=False)
             meter = gr.HTML(meter_html(), elem_id="tb-meter", padding=False)
         address = gr.HTML(html_template="", js_on_load=ADDRESS, elem_id="tb-address", padding=False)
+        # Outside gr.Tabs, which counts every child as a tab.
+        shown, opened, watched, moving = gr.State(""), gr.State(""), gr.State(""), gr.State(())
+        asked = {name: gr.State(Ask()) for name in names}
         with gr.Tabs(selected=next(iter(names)), elem_id="tb-tabs") as tabs:
-            board = Board(
-                workspace, tuple(allowed), blocks, tabs, gr.State(""), gr.State(""), gr.State(""), gr.State(()),
-                {name: gr.State(Ask()) for name in names},
-            )  # fmt: skip
+            board = Board(workspace, tuple(allowed), blocks, tabs, shown, opened, watched, moving, asked)
             for name, module in names.items():
                 with gr.Tab(module.TITLE, id=name, elem_id=f"tb-tab-{name}") as tab:
                     board.building = name

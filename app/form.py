@@ -139,7 +139,7 @@ class Form:
         if spec.type in ("list", "map"):
             hint = "name=value, one a line" if spec.type == "map" else "one a line"
             return gr.Textbox(value=value, lines=max(2, spec.lines), placeholder=hint, html_attributes=PLAIN, **options)
-        return gr.Textbox(value=value, lines=spec.lines, html_attributes=PLAIN, **options)
+        return gr.Textbox(value=value, lines=spec.lines, max_lines=max(1, spec.lines), html_attributes=PLAIN, **options)
 
     def choices(self, spec: Spec, resolved: Any = None) -> list[tuple[str, str]]:
         """The choices of a dropdown, as (shown, value); `auto` says what it comes to when that is known."""

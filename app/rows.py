@@ -17,6 +17,10 @@ from app import forecast, runs
 
 PAGE = 3  # rows on one page of the preview
 NEWLINE = "↵"
+LEGEND = (
+    '<p class="tb-legend-line">As the model reads them. <span class="tb-learnt">Coloured</span> tokens are learnt, '
+    "the others are only read.</p>"
+)
 
 
 def pages(args: TrainArgs, workspace: Path, allowed: Sequence[Path], page: int) -> tuple[str, int, int]:
@@ -33,7 +37,7 @@ def pages(args: TrainArgs, workspace: Path, allowed: Sequence[Path], page: int) 
         _row(number, Path(row.file).name, tokenise(row, template, tokenizer, args.data.train_on), args.data.max_length)
         for number, row in enumerate(rows[page * PAGE : (page + 1) * PAGE], page * PAGE + 1)
     ]
-    return "".join(shown), page, last + 1
+    return LEGEND + "".join(shown), page, last + 1
 
 
 def _row(number: int, file: str, tokens: Tokens, longest: int) -> str:

@@ -18,7 +18,7 @@ from data import models
 from data.paths import inside
 from engine.contract import auto, machine, text
 from engine.contract import start as starter
-from engine.contract.args import AnyArgs, ServeArgs, TrainArgs
+from engine.contract.args import AnyArgs, EvaluateArgs, ExportArgs, ServeArgs, TrainArgs
 from engine.contract.errors import ArgsError, BoardError
 from engine.contract.rundir import ENDED, Run, State
 from engine.contract.rundir import runs as folders
@@ -52,11 +52,41 @@ class Summary:
 
     @property
     def title(self) -> str:
-        return self.name or self.id
+        """Its name, or else what it works on."""
+        return self.name or short(_subject(self.args)) or self.id
+
+    @property
+    def about(self) -> str:
+        """What it is, in a few words: `SFT, LoRA`, and the model where the title does not name it."""
+        what = _what(self.args) or self.kind or "of another version"
+        return f"{what} · {short(_subject(self.args))}" if self.name and _subject(self.args) else what
 
     @property
     def moving(self) -> bool:
         return self.state in MOVING
+
+
+def _what(args: AnyArgs | None) -> str:
+    if isinstance(args, TrainArgs):
+        return f"{args.task.title or args.task.kind}, {args.method.title or args.method.kind}"
+    return args.title if args else ""
+
+
+def _subject(args: AnyArgs | None) -> str:
+    match args:
+        case TrainArgs():
+            return args.model.path
+        case EvaluateArgs() | ExportArgs():
+            return args.tuned
+        case ServeArgs():
+            return ", ".join(args.models)
+    return ""
+
+
+def short(path: str) -> str:
+    """The last part of a path or hub id; a checkpoint keeps its run."""
+    head, _, last = path.rstrip("/").rpartition("/")
+    return f"{short(head)}/{last}" if last.startswith("step-") else last
 
 
 @dataclass

@@ -16,7 +16,7 @@ import gradio as gr
 from data import models, registry, render
 from engine.contract import auto, machine, text
 from engine.contract.args import TrainArgs
-from engine.contract.errors import BoardError, Problem
+from engine.contract.errors import BoardError
 
 from app import forecast, live, outlook, rows, runs
 from app.board import QUIET, Board
@@ -107,8 +107,10 @@ class Train:
                 self.command = gr.Code(label="The same run from a terminal", language="shell", interactive=False, wrap_lines=True)
                 self.yaml = gr.Code(label="args.yaml", language="yaml", interactive=False, max_lines=24)
         with gr.Column(elem_classes="tb-card", visible=False, elem_id="train-live") as self.live_card:
+            with gr.Row(elem_classes="tb-card-top"):
+                gr.HTML('<h2 class="tb-title">The run</h2>', padding=False)
+                self.again = gr.Button("New run", size="sm", min_width=0, elem_id="train-new")
             self.view = live.RunView("train-run", self.workspace, dense=True)
-            self.again = gr.Button("New run", size="sm", elem_id="train-new")
 
     # Events
 
@@ -116,18 +118,19 @@ class Train:
         board, form = self.board, self.form
         shown = [form.channel, self.model_line, self.data_line, self.outlook, self.start, self.holds]
         inputs = form.inputs
-        gr.on([field.input for field in inputs], self._changed, inputs, shown, **AS_YOU_TYPE)
+        # `change` and not `input`, which gradio loses when a text box is filled at one stroke, as by pasting.
+        gr.on([field.change for field in inputs], self._changed, inputs, shown, **AS_YOU_TYPE)
         board.page.load(self._changed, inputs, shown, **QUIET)
         board.opens(self._refreshed, inputs, [form.components["model.path", ""], form.components["data.train", ""], *shown])
         board.moves(self._changed, inputs, shown)
-        form.components["model.path", ""].input(self._choices, inputs, form.dropdowns, **AS_YOU_TYPE)
+        form.components["model.path", ""].change(self._choices, inputs, form.dropdowns, **AS_YOU_TYPE)
 
         rows_shown = [self.seen, self.place, self.page]
         self.look.expand(self._rows, [self.page, *inputs], rows_shown, **QUIET)
         for button, step in ((self.before, -1), (self.after, 1)):
             button.click(lambda page, *values, step=step: self._rows(page + step, *values), [self.page, *inputs], rows_shown, **QUIET)
         watched = [form.components[key, ""] for key in ("model.path", "data.train", "data.fill", "data.train_on")]
-        gr.on([field.input for field in watched], self._rows, [self.page, *inputs], rows_shown, **AS_YOU_TYPE)
+        gr.on([field.change for field in watched], self._rows, [self.page, *inputs], rows_shown, **AS_YOU_TYPE)
 
         clock = board.timer(WATCH_SECONDS)
         swap = [self.plan, self.live_card]
@@ -179,7 +182,8 @@ class Train:
         args, problems = self.form.checked(values)
         found = forecast.look(args, self.workspace, self.allowed) if args else None
         problems = [*problems, *(found.problems if found else ())]
-        chosen, fill = self._datasets(self.form.content(values)["data"]["train"])
+        content = self.form.content(values)
+        chosen, fill = self._datasets(content["data"]["train"])
         moving = [run for run in runs.listed(self.workspace) if run.moving]
         busy = any(run.kind != "serve" for run in moving)
         serving = any(run.kind == "serve" and run.state == "running" for run in moving)
@@ -190,16 +194,23 @@ class Train:
                 hints={"data.fill": "\n".join(f"{name}={word}" for name, word in fill.items())},
                 away={"data.fill": not fill},
             ),
-            outlook.model_line(found.card if found else None, self._waiting(found, problems)),
+            self._model_line(content["model"]),
             outlook.data_line(chosen, found),
             outlook.wrong(words) if words else outlook.outlook(found) if found else "",
             gr.Button("Queue" if busy else "Start", interactive=not problems),
             gr.Column(visible=serving),
         ]  # fmt: skip
 
-    def _waiting(self, found: forecast.Forecast | None, problems: Sequence[Problem]) -> str:
-        wrong = [problem.text for problem in problems if problem.path == "model.path"]
-        return wrong[0] if wrong else "Not on this machine yet." if found else ""
+    def _model_line(self, model: dict[str, Any]) -> str:
+        """The line under the model, whatever is wrong with other fields."""
+        args, problems = text.checked(TrainArgs, {"model": {key: model[key] for key in ("path", "revision")}})
+        if args is None:
+            return outlook.model_line(None, problems[0].text)
+        try:
+            folder = runs.model_folder(self.workspace, args, self.allowed)
+            return outlook.model_line(models.card(folder) if folder else None, "Not on this machine yet.")
+        except BoardError as problem:
+            return outlook.model_line(None, f"{problem.text} {problem.hint}")
 
     def _datasets(self, names: Sequence[str]) -> tuple[list[tuple[registry.Entry, registry.Count]], dict[str, str]]:
         """The chosen datasets that can be read, and the placeholders that they have."""
