@@ -30,10 +30,15 @@ DEVICE_FILES = {
 }
 
 
-def problems(args: AnyArgs, workspace: Path, allowed: Sequence[Path] = EVERYWHERE) -> list[Problem]:
-    """Everything that keeps `args` from running here; datasets are read in the workspace and the `allowed` folders."""
+def problems(
+    args: AnyArgs, workspace: Path, allowed: Sequence[Path] = EVERYWHERE, *, rows: bool = True
+) -> list[Problem]:
+    """Everything that keeps `args` from running here; datasets are read in the workspace and the `allowed` folders.
+
+    Without `rows` only the heads of datasets are read, as is quick enough to do while somebody types.
+    """
     if isinstance(args, TrainArgs):
-        return list(_train(args, workspace, allowed))
+        return list(_train(args, workspace, allowed, rows))
     found = [*_device("device", args.device), *_template("template", getattr(args, "template", "auto"), None)]
     for path, ref in _refs(args):
         try:
@@ -41,7 +46,7 @@ def problems(args: AnyArgs, workspace: Path, allowed: Sequence[Path] = EVERYWHER
         except BoardError as problem:
             found.append(_problem(path, problem))
     if isinstance(args, EvaluateArgs):
-        found += _datasets("data", args.data, workspace, allowed)
+        found += _datasets("data", args.data, workspace, allowed, rows)
     return found
 
 
@@ -64,7 +69,7 @@ def _refs(args: EvaluateArgs | ServeArgs | ExportArgs) -> list[tuple[str, str]]:
     return [("tuned", args.tuned), *base]
 
 
-def _train(args: TrainArgs, workspace: Path, allowed: Sequence[Path]) -> Iterator[Problem]:
+def _train(args: TrainArgs, workspace: Path, allowed: Sequence[Path], rows: bool) -> Iterator[Problem]:
     folder, card = None, None
     try:
         folder = models.find(args.model.path, workspace, args.model.revision).folder
@@ -74,8 +79,8 @@ def _train(args: TrainArgs, workspace: Path, allowed: Sequence[Path]) -> Iterato
     yield from _template("model.template", args.model.template, folder)
     if card:
         yield from _against(card, args)
-    yield from _datasets("data.train", args.data.train, workspace, allowed)
-    yield from _datasets("data.validation", args.data.validation, workspace, allowed)
+    yield from _datasets("data.train", args.data.train, workspace, allowed, rows)
+    yield from _datasets("data.validation", args.data.validation, workspace, allowed, rows)
     yield from _resume(args, workspace)
     yield from _device("compute.device", args.compute.device)
     if args.model.dtype == "fp16" and not any(_may_have(device) for device in (*DEVICE_FILES, "mps")):
@@ -106,12 +111,14 @@ def _template(path: str, name: str, model: Path | None) -> Iterator[Problem]:
             yield _problem(path, problem)
 
 
-def _datasets(path: str, names: Sequence[str], workspace: Path, allowed: Sequence[Path]) -> Iterator[Problem]:
+def _datasets(
+    path: str, names: Sequence[str], workspace: Path, allowed: Sequence[Path], rows: bool
+) -> Iterator[Problem]:
     for name in names:
         try:
             entry = registry.find(name, workspace, allowed)
             registry.count(entry)
-            if entry.path.stat().st_size <= READ_WHOLE:
+            if rows and entry.path.stat().st_size <= READ_WHOLE:
                 registry.load(entry)
         except BoardError as problem:
             yield _problem(path, problem)
