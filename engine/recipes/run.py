@@ -205,10 +205,13 @@ def _report(trainer: Any, report: Report, seconds: float) -> None:
     history = trainer.state.log_history
     losses = [entry["loss"] for entry in history if "loss" in entry]
     held = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
-    sentence = f"Training loss went from {losses[0]:.3f} to {losses[-1]:.3f} in {trainer.state.global_step} steps"
+    # Single steps are noisy: the ends of the run are its first and last tenth.
+    tenth = max(1, len(losses) // 10)
+    first, last = sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
+    sentence = f"Training loss went from {first:.3f} to {last:.3f} in {trainer.state.global_step} steps"
     sentence += f"; held-out loss from {held[0]:.3f} to {held[-1]:.3f}." if len(held) > 1 else "."
     facts = {
-        "first_loss": losses[0], "last_loss": losses[-1],
+        "first_loss": first, "last_loss": last,
         "eval_losses": held, "best_eval_loss": min(held, default=None),
         "steps": trainer.state.global_step, "seconds": seconds, "tokens": trainer.tokens_seen,
     }  # fmt: skip
