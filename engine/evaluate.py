@@ -92,10 +92,11 @@ def _candidates(args: EvaluateArgs, run: Run, report: Report) -> dict[str, Candi
     pair = {}
     for name, found in (("base", base), ("tuned", tuned)):
         revision = tuned.revision if name == "base" and args.base == "auto" else found.revision
-        folder = folder_of(found.weights.base, workspace, revision, say=report.note)
+        # Resolved: two names of one folder are one model in memory.
+        folder = folder_of(found.weights.base, workspace, revision, say=report.note).resolve()
         pair[name] = Candidate(found, folder, found.template)
     if base.run is None and base.weights.adapter is None and tuned.base:
-        origin = folder_of(tuned.base, workspace, tuned.revision, say=report.note)
+        origin = folder_of(tuned.base, workspace, tuned.revision, say=report.note).resolve()
         if origin == pair["base"].folder:
             pair["base"].template = tuned.template  # the base is asked as the tuned model was taught to be asked
     return pair
