@@ -50,12 +50,22 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _expand(cls, given: Any) -> Any:
+        if given is None:
+            return {}  # a heading with nothing below it
         if cls.shorthand and isinstance(given, (str, list)):
             given = {cls.shorthand: given}
         if not isinstance(given, dict):
             return given
-        lists = {name for name, field in cls.model_fields.items() if get_origin(field.annotation) is list}
-        return {key: [value] if key in lists and isinstance(value, str) else value for key, value in given.items()}
+        return {str(name): cls._edged(cls.model_fields.get(str(name)), value) for name, value in given.items()}
+
+    @staticmethod
+    def _edged(field: FieldInfo | None, value: Any) -> Any:
+        """`value` with what YAML made of a word undone: a lone word in a list's place, true and false in a number's."""
+        if field is None:
+            return value
+        if isinstance(value, bool) and bool not in _parts(field.annotation) and Any not in _parts(field.annotation):
+            value = str(value).lower()  # pydantic would read true as 1
+        return [value] if get_origin(field.annotation) is list and isinstance(value, str) else value
 
     @field_validator("*", mode="after")
     @classmethod
@@ -121,7 +131,7 @@ def tagged(*variants: type[Section]) -> Any:
     def expand(given: Any) -> Any:
         if isinstance(given, str):
             return {"kind": given}
-        return {"kind": kind(variants[0]), **given} if isinstance(given, dict) else given
+        return {"kind": kind(variants[0]), **(given or {})} if isinstance(given, dict | None) else given
 
     union = Annotated[Union[variants], Discriminator("kind")] if len(variants) > 1 else variants[0]  # noqa: UP007
     return Annotated[union, BeforeValidator(expand)]

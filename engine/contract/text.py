@@ -29,13 +29,22 @@ _Loader.yaml_implicit_resolvers = {
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
 )
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"^[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"
-    ),
-    list("-+0123456789."),
+_FLOAT = re.compile(
+    r"^[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"
 )
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what `_Loader` would read as a number, and escapes the line separators that PyYAML writes as they are."""
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        style = '"' if re.search("[\x85\u2028\u2029\ufeff]", data) else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
 
 
 def read(text: str) -> Any:
@@ -51,7 +60,7 @@ def read(text: str) -> Any:
 def dump(args: Args) -> str:
     """The full arguments as YAML, defaults included: a run must not change meaning when a default does."""
     content = {"kind": args.kind, **args.model_dump(mode="json")}  # type: ignore[attr-defined]
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
+    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 def parse(content: Any, overrides: Iterable[str] = (), *, kind: str = "") -> AnyArgs:
@@ -95,8 +104,27 @@ def overridden(
         if not equals or not re.fullmatch(r"[A-Za-z_][\w.]*", path):
             problems.append(Problem("", f"`{text}` is not of the form name=value, such as optim.learning_rate=1e-4."))
             continue
-        content = _with(root, content, path.split("."), _value(value))
+        try:
+            content = _with(root, content, path.split("."), _said(root, path, value))
+        except ArgsError as found:
+            problems += found.problems
     return content, problems
+
+
+def _said(root: type[Section], path: str, text: str) -> Any:
+    """What `text` means for the argument at `path`: a text is taken as it stands, `12` and `Note: this` included."""
+    value = _value(text)
+    spec = next((spec for spec in walk(root) if spec.path == path), None)
+    if spec is None:
+        return value
+    if spec.optional and not text:
+        return None
+    if spec.type == "list" and value == text and text.startswith("["):
+        hint = "Put each entry that holds any of ? : , [ ] { } # into quotes."
+        raise ArgsError([Problem(path, f"`{text}` begins as a list and cannot be read as one. {hint}")])
+    if spec.type == "text" and not isinstance(value, str) or spec.type == "list" and not isinstance(value, (str, list)):
+        return text
+    return value
 
 
 def _value(text: str) -> Any:
@@ -178,12 +206,14 @@ def _path(loc: tuple[int | str, ...], specs: Mapping[str, Spec], root: type[Args
 def _sentence(path: str, detail: Any, specs: Mapping[str, Spec], content: Mapping[str, Any]) -> str:
     value, kind = detail["input"], detail["type"]
     spec = specs.get(path)
+    if inside := [name for name in specs if name.startswith(f"{path}.")]:
+        return f"{value!r} is not a group of arguments such as {inside[0]}."
     if kind == "extra_forbidden" or spec is None:
         return _unknown(path, specs, content)
     if kind.startswith("union_tag"):
         value = value.get("kind") if isinstance(value, Mapping) else value
         return f"`{value}` is not one of {_listed(spec.choices)}.{_nearest(str(value), spec.choices)}"
-    shown = repr(value) if isinstance(value, str) else str(value)
+    shown = repr(value) if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
     if kind == "out_of_range":
         return f"{shown} is out of range: it must be {_range(spec)}."
     if kind in ("too_short", "string_too_short"):
@@ -192,6 +222,8 @@ def _sentence(path: str, detail: Any, specs: Mapping[str, Spec], content: Mappin
         return f"It is too long: at most {detail['ctx']['max_length']} characters."
     if kind == "string_pattern_mismatch":
         return f"{shown} has characters that are not allowed here: use {spec.usual}."
+    if kind == "string_type" and isinstance(value, (int, float)):
+        return f"{shown} is not text: put it into quotes."
     if spec.type == "choice":
         return f"{shown} is not one of {_listed(spec.choices)}.{_nearest(str(value), spec.choices)}"
     return f"{shown} is not {_kind(spec)}."
@@ -233,9 +265,13 @@ def _kind(spec: Spec) -> str:
 
 
 def _range(spec: Spec) -> str:
-    low = f"{'above' if spec.open_low else 'at least'} {spec.low:,g}" if spec.low is not None else ""
-    high = f"{'below' if spec.open_high else 'at most'} {spec.high:,g}" if spec.high is not None else ""
+    low = f"{'above' if spec.open_low else 'at least'} {_number(spec.low)}" if spec.low is not None else ""
+    high = f"{'below' if spec.open_high else 'at most'} {_number(spec.high)}" if spec.high is not None else ""
     return " and ".join(filter(None, (low, high))) + (" or auto" if spec.auto else "")
+
+
+def _number(limit: float) -> str:
+    return f"{limit:,.0f}" if limit == int(limit) else f"{limit:g}"
 
 
 def changes(args: Args) -> list[tuple[str, Any]]:
@@ -270,4 +306,5 @@ def _flow(value: Any) -> str:
         return value
     if value is None or isinstance(value, (bool, int, float)):
         return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
-    return yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=2**31).strip().removesuffix("\n...")
+    flow = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, allow_unicode=True, width=2**31)
+    return flow.strip().removesuffix("\n...")
