@@ -88,7 +88,7 @@ def _front(facts: Facts, lineage: Lineage) -> str:
 
 
 def _what(facts: Facts) -> str:
-    base = Path(facts.base).name if Path(facts.base).is_absolute() else facts.base
+    base = _public(facts.base)
     origin = f", made from **{base}**" if base else ""
     if facts.form == "adapter":
         return f"An adapter with {facts.parameters:,} parameters{origin}; it needs that model to run."
@@ -101,19 +101,21 @@ def _training(lineage: Lineage) -> str:
         return ""
     facts = [
         f"- Task: {args.task.kind}; method: {args.method.kind}",
-        f"- Datasets: {', '.join(args.data.train)}",
-        f"- Weights: {lineage.weights.ref}",
+        f"- Datasets: {', '.join(_public(args.data.train))}",
+        f"- Weights: {_public(lineage.weights.ref)}",
     ]
-    # Folders of this machine are nobody else's business.
-    told = {
-        path: value
-        for path, value in text.changes(args)
-        if path not in ("name", "description", "model.path", "resume.run")
-        and not (isinstance(value, str) and Path(value).is_absolute())
-    }
+    hidden = ("name", "description", "model.path", "resume.run")
+    told = {path: _public(value) for path, value in text.changes(args) if path not in hidden}
     changed = yaml.safe_dump(told, sort_keys=False, allow_unicode=True) if told else "(all at their defaults)\n"
     described = f"{args.description}\n\n" if args.description else ""
     return f"## Training\n\n{described}" + "\n".join(facts) + f"\n\n```yaml\n{changed}```"
+
+
+def _public(value: Any) -> Any:
+    """`value` with every absolute path cut to its last name: folders of this machine are nobody else's business."""
+    if isinstance(value, list):
+        return [_public(item) for item in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def _results(lineage: Lineage, workspace: Path) -> str:
@@ -121,7 +123,7 @@ def _results(lineage: Lineage, workspace: Path) -> str:
     if lineage.run is not None:
         said += [record["sentence"] for record in records(lineage.run.events_path) if record.get("kind") == "result"]
     if summary := evaluation_of(lineage, workspace):
-        said.append(f"{summary['sentence']} (rows: {summary['rows_from']}; compared with {summary['base']})")
+        said.append(f"{summary['sentence']} (rows: {summary['rows_from']}; compared with {_public(summary['base'])})")
         said.append(_table(summary))
     return "## Results\n\n" + "\n\n".join(said) if said else ""
 
