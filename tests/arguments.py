@@ -1,0 +1,74 @@
+"""Arguments by chance: any valid tree of one kind of run, drawn from its declarations by hypothesis."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+from hypothesis import strategies as st
+
+from engine.contract.args import KINDS, AnyArgs
+from engine.contract.fields import AUTO, Spec, walk
+from engine.contract.text import checked
+
+# Rules that span fields are tested one by one; here their fields keep to values that suit every other.
+BOUND = {"steps.global_batch": st.just(AUTO), "resume.checkpoint": st.just(""), "optim.warmup": st.floats(0, 1)}
+# What an args file and a command line can carry: no lone surrogates, and no NUL, which no program can be given.
+WORDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=30)
+LEAVES = st.one_of(WORDS, st.integers(), st.booleans(), st.none(), st.floats(allow_nan=False, allow_infinity=False))
+
+
+def value(spec: Spec) -> st.SearchStrategy[Any]:
+    """Any valid value of one argument."""
+    plain: st.SearchStrategy[Any]
+    if spec.path in BOUND:
+        return BOUND[spec.path]
+    if spec.type == "choice":
+        plain = st.sampled_from(spec.choices)
+    elif spec.type == "bool":
+        plain = st.booleans()
+    elif spec.type == "int":
+        plain = st.integers(int(spec.low or 0), int(spec.high or 10**9))
+    elif spec.type == "float":
+        plain = st.floats(
+            spec.low, spec.high, exclude_min=spec.open_low, exclude_max=spec.open_high, allow_nan=False,
+            allow_infinity=False,
+        )  # fmt: skip
+    elif spec.type == "list":
+        plain = st.lists(WORDS, min_size=1, max_size=3)
+    elif spec.type == "map":
+        plain = st.dictionaries(WORDS, LEAVES if spec.path == "extra" else WORDS, max_size=3)
+    else:
+        plain = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,9}", fullmatch=True) if spec.path == "to" else WORDS
+    others = [st.just(AUTO)] if spec.auto else []
+    return st.one_of(plain, *others, *([st.none()] if spec.optional else []))
+
+
+@st.composite
+def arguments(draw: st.DrawFn, kind: str = "") -> AnyArgs:
+    """Valid arguments of `kind` (any kind when empty), with some of them away from their defaults."""
+    kind = kind or draw(st.sampled_from(sorted(KINDS)))
+    specs = walk(KINDS[kind])
+    tags = {spec.path: draw(st.sampled_from(spec.choices)) for spec in specs if spec.path.endswith(".kind")}
+    free = [spec for spec in specs if spec.path not in tags and spec.variant in ("", tags.get(_tag_of(spec)))]
+    wanted = [spec for spec in free if spec.path in ("tuned",)]
+    chosen = draw(st.lists(st.sampled_from(free), max_size=8, unique_by=lambda spec: spec.path))
+    content: dict[str, Any] = {}
+    pairs = ((spec.path, draw(value(spec))) for spec in {spec.path: spec for spec in [*wanted, *chosen]}.values())
+    for path, said in itertools.chain(tags.items(), pairs):
+        put(content, path, said)
+    args, problems = checked(KINDS[kind], {"kind": kind, **content})
+    assert not problems, problems
+    return args  # type: ignore[no-any-return]
+
+
+def _tag_of(spec: Spec) -> str:
+    return spec.path.rpartition(".")[0] + ".kind"
+
+
+def put(content: dict[str, Any], path: str, said: Any) -> None:
+    """Set the value at a dotted path."""
+    *parts, last = path.split(".")
+    for part in parts:
+        content = content.setdefault(part, {})
+    content[last] = said
