@@ -23,7 +23,8 @@ BY_ROLE = (
 )
 LAST_ONLY = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
-    "{% if loop.last or m['role'] != 'assistant' %}{{ m['content'] }}{% else %}...{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    "{% if loop.last or m['role'] != 'assistant' %}{{ m['content'] }}{% else %}...{% endif %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 TRIMS = CHATML.replace("message['content']", "message['content'] | trim")
 
