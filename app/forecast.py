@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from data import forecast, models, registry
+from data import forecast, models, preflight, registry
 from data.conversation import Row
 from data.pack import packed
 from data.prepare import Report, prepare, split
@@ -21,8 +21,7 @@ from data.render import ChatTemplate
 from data.tokens import TextTokenizer
 from engine.contract import auto, machine
 from engine.contract.args import TrainArgs
-from engine.contract.errors import BoardError, ModelError, Problem
-from engine.contract.methods import Freeze, Lora
+from engine.contract.errors import BoardError, Problem
 from engine.contract.rundir import records
 
 from app import runs
@@ -74,20 +73,16 @@ def look(args: TrainArgs, workspace: Path, allowed: Sequence[Path] = ()) -> Fore
     try:
         folder = runs.model_folder(workspace, args, allowed)
         card = models.card(folder) if folder else None
-        if folder is None:
-            warnings.append(f"{args.model.path} is not on this machine yet; the run downloads it first.")
     except BoardError as problem:
         problems.append(_problem("model.path", problem))
-    try:
-        rows = rows_of(args, card.folder if card else None, workspace, allowed)
-    except ModelError as problem:
-        problems.append(_problem("model.template", problem))
-    except BoardError as problem:
-        problems.append(_problem("data.train", problem))
-    if card:
-        problems += _against_model(card, args)
-        if 0 < card.context < args.data.max_length:
-            warnings.append(f"The maximum length is more than the model's context of {card.context:,} tokens.")
+    else:
+        warnings += preflight.notes(args, workspace)
+        problems += preflight.problems(args, workspace, allowed, rows=False)
+    if not problems:
+        try:
+            rows = rows_of(args, card.folder if card else None, workspace, allowed)
+        except BoardError as problem:
+            problems.append(_problem("data.train", problem))
     facts = auto.Facts(machine.machine(), card.parameters if card else 0, rows.sequences if rows else 0)
     args = auto.resolved(args, facts)
     now = machine.memory()
@@ -111,18 +106,6 @@ def look(args: TrainArgs, workspace: Path, allowed: Sequence[Path] = ()) -> Fore
 
 def _problem(path: str, problem: BoardError) -> Problem:
     return Problem(path, f"{problem.text} {problem.hint}".strip())
-
-
-def _against_model(card: models.Card, args: TrainArgs) -> list[Problem]:
-    """What the model's own shapes do not allow; the worker would refuse it too."""
-    if isinstance(args.method, Lora):
-        unknown, names = forecast.unknown_targets(card.shapes, args.method.targets)
-        if unknown:
-            text = f"The model has no layer called {', '.join(unknown)}. It has {', '.join(names)}."
-            return [Problem("method.targets", text)]
-    if isinstance(args.method, Freeze) and args.method.layers > (layers := forecast.layer_count(card.shapes)):
-        return [Problem("method.layers", f"{args.method.layers} is more than the {layers} layers of this model.")]
-    return []
 
 
 def entries(args: TrainArgs, names: Sequence[str], workspace: Path, allowed: Sequence[Path]) -> list[registry.Entry]:

@@ -158,7 +158,8 @@ class Form:
         if spec.type == "list":
             return "\n".join(value)
         if spec.type == "map":
-            return "\n".join(f"{name}={_scalar(item)}" for name, item in value.items())
+            plain = _holds_text(self.root, spec.path)
+            return "\n".join(f"{name}={item if plain else _scalar(item)}" for name, item in value.items())
         if value is None or (spec.auto and value == AUTO):
             return ""
         return _number(value) if isinstance(value, float) else str(value)

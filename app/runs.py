@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data import models
+from data import models, preflight
 from data.paths import inside
 from engine.contract import auto, machine, text
 from engine.contract import start as starter
@@ -195,16 +195,21 @@ def opened(workspace: Path, id: str) -> Run | None:
 def start_training(workspace: Path, args: TrainArgs, *, rows: int = 0, allowed: Sequence[Path] = ()) -> Run:
     """Start a training run; every `auto` is decided first, so that its arguments say what it does.
 
-    Raises ModelError when the model cannot be found, BoardError when a path is out of bounds.
+    Raises BoardError for a path out of bounds, ArgsError with everything else that keeps it from running here.
     """
+    model_folder(workspace, args, allowed)
+    if problems := preflight.problems(args, workspace, allowed):
+        raise ArgsError(problems)
     facts = auto.Facts(machine.machine(), _parameters(workspace, args, allowed), rows)
     args = auto.resolved(args, facts)
     label = args.name or f"{args.task.kind}-{args.model.path.rstrip('/').rpartition('/')[2]}"
     return starter.start(workspace, label, text.dump(args), devices=machine.device_ids(args.compute.device))
 
 
-def start(workspace: Path, args: AnyArgs, label: str) -> Run:
-    """Start a run of any other kind. A server shares its device; all else holds it alone."""
+def start(workspace: Path, args: AnyArgs, label: str, *, allowed: Sequence[Path] = ()) -> Run:
+    """Start a run of any other kind. A server shares its device; all else holds it alone. Raises as for training."""
+    if problems := preflight.problems(args, workspace, allowed):
+        raise ArgsError(problems)
     devices = machine.device_ids(getattr(args, "device", "auto"))
     return starter.start(
         workspace, args.name or label, text.dump(args), devices=devices, share=isinstance(args, ServeArgs)

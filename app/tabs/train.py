@@ -104,7 +104,7 @@ class Train:
             self.said = gr.HTML(elem_id="train-said", padding=False)
             self.saved = gr.HTML(html_template="", js_on_load=SAVE, elem_classes="tb-channel", padding=False)
             with gr.Column(visible=False, elem_id="train-previewed") as self.previewed:
-                self.command = gr.Code(label="The same run from a terminal", language="shell", interactive=False, wrap_lines=True)
+                self.command = gr.Code(label="The same run from a terminal", language="shell", interactive=False, wrap_lines=True, lines=2)
                 self.yaml = gr.Code(label="args.yaml", language="yaml", interactive=False, max_lines=24)
         with gr.Column(elem_classes="tb-card", visible=False, elem_id="train-live") as self.live_card:
             with gr.Row(elem_classes="tb-card-top"):
@@ -238,13 +238,10 @@ class Train:
         try:
             args = self._usable(values)
             found = forecast.look(args, self.workspace, self.allowed)
-            if found.problems:
-                raise BoardError(found.problems[0].text)
-            run = runs.start_training(
-                self.workspace, args, rows=found.rows.sequences if found.rows else 0, allowed=self.allowed
-            )
+            rows = found.rows.sequences if found.rows and not found.rows.sampled else 0
+            run = runs.start_training(self.workspace, args, rows=rows, allowed=self.allowed)
         except BoardError as problem:
-            return [gr.skip(), gr.skip(), gr.skip(), gr.skip(), sentence_error(problem.text, problem.hint)]
+            return [*(gr.skip() for _ in range(4)), sentence_error(problem.text, problem.hint)]
         return [run.id, run.id, gr.Column(visible=False), gr.Column(visible=True), ""]
 
     def _usable(self, values: Sequence[Any]) -> TrainArgs:

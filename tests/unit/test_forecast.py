@@ -1,0 +1,124 @@
+"""The arithmetic of a forecast, against numbers counted by hand or known from the literature."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from data import forecast
+from data.models import Card
+from engine.contract.args import TrainArgs
+from engine.contract.methods import Freeze, Full, Lora
+
+HIDDEN, INNER, KEYS, VOCABULARY, LAYERS = 576, 1536, 192, 49152, 30  # SmolLM2-135M
+
+
+def smollm(layers: int = LAYERS, *, tied: bool = True) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (VOCABULARY, HIDDEN), "model.norm.weight": (HIDDEN,),
+    }  # fmt: skip
+    if not tied:
+        shapes["lm_head.weight"] = (VOCABULARY, HIDDEN)
+    for layer in range(layers):
+        stem = f"model.layers.{layer}"
+        shapes |= {
+            f"{stem}.self_attn.q_proj.weight": (HIDDEN, HIDDEN), f"{stem}.self_attn.k_proj.weight": (KEYS, HIDDEN),
+            f"{stem}.self_attn.v_proj.weight": (KEYS, HIDDEN), f"{stem}.self_attn.o_proj.weight": (HIDDEN, HIDDEN),
+            f"{stem}.mlp.gate_proj.weight": (INNER, HIDDEN), f"{stem}.mlp.up_proj.weight": (INNER, HIDDEN),
+            f"{stem}.mlp.down_proj.weight": (HIDDEN, INNER),
+            f"{stem}.input_layernorm.weight": (HIDDEN,), f"{stem}.post_attention_layernorm.weight": (HIDDEN,),
+        }  # fmt: skip
+    return shapes
+
+
+def card(**config: object) -> Card:
+    shapes = smollm()
+    told = {
+        "hidden_size": HIDDEN, "intermediate_size": INNER, "num_attention_heads": 9, "num_key_value_heads": 3,
+        "vocab_size": VOCABULARY, "tie_word_embeddings": True, **config,
+    }  # fmt: skip
+    return Card(Path("m"), "m", 134_515_008, 8192, "bf16", "LlamaForCausalLM", "", "own", 0, told, shapes)
+
+
+def memory(longest: int = 128, **args: object) -> forecast.Memory:
+    given = TrainArgs.model_validate({"compute": {"checkpointing": False}, "model": {"dtype": "fp32"}, **args})
+    return forecast.memory(card(), given, longest=longest)
+
+
+def test_full_counts_every_parameter_of_smollm2():
+    assert forecast.trained_parameters(smollm(), Full()) == 134_515_008
+
+
+def test_lora_counts_rank_times_both_sides_of_every_linear_layer():
+    a_layer = 2 * (576 + 576) + 2 * (192 + 576) + 3 * (1536 + 576)
+    assert forecast.trained_parameters(smollm(), Lora(rank=16)) == 16 * 30 * a_layer == 4_884_480
+
+
+def test_lora_on_named_layers_counts_those_alone():
+    wanted = Lora(rank=8, targets=["q_proj", "v_proj"])
+    assert forecast.trained_parameters(smollm(), wanted) == 30 * 8 * ((576 + 576) + (192 + 576))
+
+
+def test_a_target_may_be_a_longer_name():
+    wanted = Lora(rank=1, targets=["layers.3.mlp.up_proj"])
+    assert forecast.trained_parameters(smollm(), wanted) == INNER + HIDDEN
+
+
+def test_dora_adds_one_magnitude_for_each_output():
+    plain, dora = (forecast.trained_parameters(smollm(), Lora(dora=on)) for on in (False, True))
+    assert dora - plain == 30 * (2 * 576 + 2 * 192 + 2 * 1536 + 576)
+
+
+def test_neither_embeddings_nor_the_output_layer_get_an_adapter():
+    layers = forecast.linear(smollm(tied=False) | {"transformer.wpe.weight": (1024, 576)})
+    assert len(layers) == 7 * LAYERS
+    assert not any("embed" in name or "lm_head" in name or "wpe" in name for name in layers)
+
+
+def test_freeze_counts_the_last_layers_whole():
+    a_layer = 2 * HIDDEN * HIDDEN + 2 * KEYS * HIDDEN + 3 * INNER * HIDDEN + 2 * HIDDEN
+    assert forecast.trained_parameters(smollm(), Freeze(layers=2)) == 2 * a_layer
+    assert forecast.trained_parameters(smollm(12), Freeze(layers=3)) == 3 * a_layer  # 9, 10 and 11: numbers, not words
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_freeze_with_the_head_adds_the_norm_and_one_vocabulary(tied):
+    shapes = smollm(tied=tied)
+    without, with_head = (forecast.trained_parameters(shapes, Freeze(layers=1, head=on), tied=tied) for on in (False, True))
+    assert with_head - without == HIDDEN + VOCABULARY * HIDDEN
+
+
+def test_a_target_that_no_layer_has_is_found_with_the_names_that_there_are():
+    unknown, has = forecast.unknown_targets(smollm(), ["q_proj", "q_prj"])
+    assert unknown == ["q_prj"]
+    assert "q_proj" in has and "embed_tokens" not in has
+
+
+def test_full_training_in_fp32_takes_sixteen_bytes_a_parameter():
+    found = memory(method="full")
+    assert found.weights == 0
+    assert found.trained + found.optimiser == 16 * 134_515_008
+
+
+def test_an_adapter_leaves_the_weights_as_wide_as_they_were_loaded():
+    assert memory().weights == 4 * 134_515_008
+    assert memory(model={"dtype": "bf16"}).weights == 2 * 134_515_008
+    assert memory().optimiser == 8 * 4_884_480
+
+
+def test_activations_grow_with_the_batch_and_the_length_and_shrink_with_checkpointing():
+    one = memory(steps={"batch_size": 1}).activations
+    assert memory(steps={"batch_size": 2}).activations == 2 * one
+    assert memory(longest=256, steps={"batch_size": 1}).activations == 2 * one
+    assert memory(steps={"batch_size": 1}, compute={"checkpointing": True}).activations < one / 2
+
+
+def test_eager_attention_pays_for_the_matrix_of_scores():
+    fused, eager = (memory(longest=512, model={"dtype": "fp32", "attention": name}) for name in ("sdpa", "eager"))
+    assert eager.activations - fused.activations == 30 * 2 * 4 * 9 * 512 * 512 * TrainArgs().steps.batch_size
+
+
+def test_the_parts_are_the_whole():
+    found = memory()
+    assert sum(found.parts.values()) == found.total

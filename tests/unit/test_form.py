@@ -1,0 +1,159 @@
+"""The form reads the argument tree and gives it back; nothing here opens a page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+import pytest
+
+from app.form import Form
+from engine.contract import auto, text
+from engine.contract.args import KINDS, TrainArgs
+from engine.contract.fields import walk
+from engine.contract.machine import Machine
+
+CPU = Machine("cpu", "CPU, 4 cores", 4, False)
+OFFERED = {"models": ["SmolLM2-135M-Instruct"], "datasets": ["identity", "sql"], "templates": ["auto"]}
+
+
+@pytest.fixture
+def form() -> Form:
+    return built(TrainArgs)
+
+
+def built(root: Any, decided: Any = None) -> Form:
+    with gr.Blocks():
+        form = Form(root, "x", OFFERED, decided)
+        for spec in walk(root):
+            form.field(spec.path, spec.variant)
+    return form
+
+
+def held(form: Form, **said: Any) -> list[Any]:
+    """The values of an untouched form, but for the fields named by id (`method_lora_rank`)."""
+    values = form.shown(form.root.model_validate(DEFAULTS.get(form.root, {})))
+    places = [component.elem_id for component in form.inputs]
+    for name, value in said.items():
+        values[places.index(f"x-{name.replace('__', '-')}")] = value
+    return values
+
+
+DEFAULTS = {KINDS["evaluate"]: {"tuned": "run"}, KINDS["export"]: {"tuned": "run"}}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_untouched_form_gives_the_defaults_of_every_kind_of_run(kind):
+    form = built(KINDS[kind])
+    args, problems = form.checked(held(form))
+    assert problems == []
+    assert args == KINDS[kind].model_validate(DEFAULTS.get(KINDS[kind], {}))
+
+
+def test_arguments_survive_the_way_through_the_form(form):
+    given = text.parse(
+        {
+            "name": "first",
+            "model": {"path": "x/y", "dtype": "fp32", "template": "chatml"},
+            "data": {"train": ["a.jsonl", "b"], "fill": {"name": "7", "maker": "a=b"}, "max_rows": 12, "packing": True},
+            "method": {"kind": "lora", "rank": 3, "alpha": 1e-7, "targets": ["q_proj", "v_proj"], "dora": True},
+            "optim": {"learning_rate": 2.5e-5},
+            "steps": {"max_steps": 9},
+            "compute": {"checkpointing": True},
+            "extra": {"adam_beta2": 0.98, "label": "true", "deep": {"a": [1, None]}},
+        },
+        kind="train",
+    )
+    args, problems = form.checked(form.shown(given))
+    assert problems == []
+    assert args == given
+
+
+def test_fields_of_the_variant_that_is_not_chosen_are_left_out(form):
+    content = form.content(held(form, method__kind="freeze", method__lora__rank="nonsense", method__freeze__layers="4"))
+    assert content["method"] == {"kind": "freeze", "layers": "4", "head": False}
+
+
+def test_an_empty_field_means_auto_or_nothing_or_is_a_mistake(form):
+    content = form.content(held(form, optim__learning_rate=" ", steps__max_steps="", steps__epochs=""))
+    assert content["optim"]["learning_rate"] == "auto"
+    assert content["steps"]["max_steps"] is None
+    _, problems = text.checked(TrainArgs, content)
+    assert [problem.path for problem in problems] == ["steps.epochs"]
+
+
+def test_every_mistake_marks_its_own_field(form):
+    values = held(form, optim__learning_rate="fast", method__lora__rank="0", data__fill="no equals sign", steps__epochs="-1")
+    _, problems = form.checked(values)
+    said = read(form.news(values, problems))
+    assert set(said["wrong"]) == {"x-optim-learning_rate", "x-method-lora-rank", "x-data-fill", "x-steps-epochs"}
+    assert said["wrong"]["x-optim-learning_rate"] == "'fast' is not a number or auto."
+
+
+def test_a_problem_of_a_field_that_is_not_on_the_form_marks_nothing(form):
+    _, problems = text.checked(TrainArgs, {"optim": {"learning_rat": 1}})
+    assert read(form.news(held(form), problems))["wrong"] == {}
+    assert form.label(problems[0], held(form)) == "optim.learning_rat"
+
+
+def test_auto_shows_what_it_comes_to(form):
+    args = auto.resolved(TrainArgs(), auto.Facts(CPU, parameters=135_000_000, rows=100))
+    said = read(form.news(held(form), [], args))["auto"]
+    assert said["x-optim-learning_rate"] == "auto: 0.0005"
+    assert said["x-method-lora-alpha"] == "auto: 32"
+    assert read(form.news(held(form), []))["auto"]["x-optim-learning_rate"] == "auto"
+
+
+def test_a_dropdown_says_what_auto_comes_to():
+    decided = auto.resolved(TrainArgs(), auto.Facts(CPU, parameters=1))
+    form = built(TrainArgs, decided)
+    dtype = next(component for component in form.inputs if component.elem_id == "x-model-dtype")
+    assert dtype.choices[0] == ("auto (fp32)", "auto")
+    assert dtype in form.dropdowns
+    assert len(form.relabelled(decided)) == len(form.dropdowns)
+
+
+def test_an_accordion_counts_the_fields_in_it_that_were_changed():
+    with gr.Blocks():
+        form = Form(TrainArgs, "x", OFFERED)
+        form.more()
+    before = read(form.news(held(form), []))["changed"]
+    assert set(before.values()) == {""}
+    after = read(form.news(held(form, optim__schedule="linear", optim__warmup="0.2", compute__device="cpu"), []))
+    assert {key: value for key, value in after["changed"].items() if value} == {
+        "x-more-optim": "2 changed", "x-more-compute": "1 changed",
+    }  # fmt: skip
+
+
+def test_more_makes_every_field_that_is_not_there_yet_and_no_other():
+    with gr.Blocks():
+        form = Form(TrainArgs, "x", OFFERED)
+        form.fields("method", "optim.learning_rate")
+        form.more(leave_out=("name",))
+    ids = [component.elem_id for component in form.inputs]
+    assert len(ids) == len(set(ids)) == len(walk(TrainArgs)) - 1
+    assert "x-name" not in ids
+
+
+def test_every_field_has_help(form):
+    texts = Form.help_of(TrainArgs, "x")
+    assert set(texts) == {component.elem_id for component in form.inputs}
+    assert all(help.what for help in texts.values())
+
+
+def test_the_variants_are_called_by_their_titles(form):
+    kind = next(component for component in form.inputs if component.elem_id == "x-method-kind")
+    assert ("LoRA", "lora") in kind.choices
+
+
+@pytest.mark.parametrize(("value", "shown"), [(5e-4, "0.0005"), (1e-5, "1e-5"), (3.0, "3"), (1e20, "1e20"), (0.1, "0.1")])
+def test_numbers_are_shown_as_people_type_them(form, value, shown):
+    spec = next(spec for spec in walk(TrainArgs) if spec.path == "optim.learning_rate")
+    assert form.raw(spec, value) == shown
+    assert float(shown) == value
+
+
+def read(news: str) -> dict[str, Any]:
+    import json
+
+    return json.loads(news)
