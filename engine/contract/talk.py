@@ -43,7 +43,6 @@ class Talk(Section):
         when="20 to 50 when answers wander.",
         usual="0 to 50",
         label="Top-k",
-        unit="tokens",
         ge=0,
         le=1000,
     )
@@ -52,6 +51,7 @@ class Talk(Section):
         "Makes tokens that were already said less likely; 1 is off.",
         when="When a small model goes in circles.",
         usual="1 to 1.2",
+        label="Repetition",
         gt=0,
         le=2,
     )
@@ -60,8 +60,7 @@ class Talk(Section):
         "Longest answer.",
         when="Raise it when answers are cut.",
         usual="128 to 2,048",
-        label="Longest answer",
-        unit="tokens",
+        label="Max tokens",
         ge=1,
         le=1_048_576,
     )
