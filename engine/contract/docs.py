@@ -7,6 +7,7 @@ from pathlib import Path
 
 from engine.contract.args import KINDS
 from engine.contract.fields import Spec, walk
+from engine.contract.text import flow
 
 FILE = Path(__file__).resolve().parents[1] / "ARGUMENTS.md"
 
@@ -32,7 +33,7 @@ def _row(spec: Spec) -> tuple[str, ...]:
     name = f"`{spec.path}`" + (f" (with {spec.variant})" if spec.variant else "")
     limits = f" One of: {', '.join(spec.choices)}." if spec.choices else ""
     unit = f" [{spec.unit}]" if spec.unit else ""
-    default = "" if spec.default in ("", None, [], {}) else f"`{spec.default}`"
+    default = "" if spec.default in ("", None, [], {}) else f"`{flow(spec.default)}`"
     return name, default, spec.help + unit + limits, spec.when, spec.usual
 
 

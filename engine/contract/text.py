@@ -296,11 +296,11 @@ def at(content: Any, path: str) -> Any:
 
 def command(args: Args) -> str:
     """The shell command that repeats this run: every value that is not at its default, quoted, safe to paste."""
-    words = [f"{path}={_flow(value)}" for path, value in changes(args)]
+    words = [f"{path}={flow(value)}" for path, value in changes(args)]
     return " ".join(["python -m engine", args.kind, *map(shlex.quote, words)])  # type: ignore[attr-defined]
 
 
-def _flow(value: Any) -> str:
+def flow(value: Any) -> str:
     """A value as one line of YAML that `_value` reads back unchanged."""
     if isinstance(value, str) and _value(value) == value:
         return value

@@ -1,0 +1,93 @@
+"""Our names for other libraries' settings exist in the versions that are installed."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from typing import Any
+
+import pytest
+
+from engine.contract import text
+from engine.contract.args import TrainArgs
+from engine.contract.errors import ArgsError
+from engine.contract.fields import Spec, walk
+from engine.contract.methods import Lora
+from engine.contract.tasks import Sft
+from engine.upstream import MANAGED, extra, settings
+
+SENT = [spec for spec in walk(TrainArgs) if spec.to]
+
+
+def fields(config: type) -> set[str]:
+    return {field.name for field in dataclasses.fields(config)}
+
+
+@pytest.fixture(scope="module")
+def known() -> dict[str, set[str]]:
+    """The names that each upstream configuration takes."""
+    from peft import LoraConfig
+    from trl import SFTConfig
+
+    from engine import model
+
+    ours = (model.folder_of, model.model_of, model.tokenizer_of)
+    return {
+        "trainer": fields(SFTConfig),
+        "peft": fields(LoraConfig),
+        "model": {name for function in ours for name in inspect.signature(function).parameters},
+    }
+
+
+@pytest.mark.parametrize("spec", SENT, ids=lambda spec: spec.path)
+def test_every_name_that_is_sent_upstream_exists_there(spec: Spec, known: dict[str, set[str]]) -> None:
+    config, _, name = spec.to.partition(".")
+    assert name in known[config], spec.to
+
+
+def test_no_two_arguments_go_to_the_same_setting() -> None:
+    goals = [(spec.to, spec.variant) for spec in SENT]
+    assert len(goals) == len(set(goals))
+
+
+def test_what_the_board_manages_exists_and_is_not_an_argument_too(known: dict[str, set[str]]) -> None:
+    assert known["trainer"] >= MANAGED
+    assert {spec.to.partition(".")[2] for spec in SENT if spec.to.startswith("trainer.")} & MANAGED == set()
+
+
+def test_every_choice_of_schedule_and_optimiser_exists_upstream() -> None:
+    from transformers.trainer_utils import SchedulerType
+    from transformers.training_args import OptimizerNames
+
+    choices = {spec.path: set(spec.choices) for spec in walk(TrainArgs)}
+    assert choices["optim.schedule"] <= {kind.value for kind in SchedulerType}
+    assert choices["optim.optimiser"] <= {name.value for name in OptimizerNames}
+
+
+def test_every_task_has_a_recipe_and_every_method_its_function() -> None:
+    from engine.methods import METHODS
+    from engine.recipes.run import RECIPES
+
+    kinds = {spec.path: set(spec.choices) for spec in walk(TrainArgs) if spec.path.endswith(".kind")}
+    assert kinds == {"task.kind": set(RECIPES), "method.kind": set(METHODS)}
+    assert (Sft().kind, Lora().kind) == ("sft", "lora")
+
+
+def test_settings_are_those_of_the_chosen_variant_by_their_upstream_names() -> None:
+    args: Any = text.parse({}, ["method.rank=8", "method.dora=true", "optim.learning_rate=1e-3"], kind="train")
+    assert settings(args, "peft") == {
+        "r": 8, "lora_alpha": "auto", "lora_dropout": 0.0, "target_modules": ["all-linear"], "use_dora": True,
+        "use_rslora": False,
+    }  # fmt: skip
+    assert settings(args, "trainer")["learning_rate"] == 1e-3
+    full: Any = text.parse({}, ["method=full"], kind="train")
+    assert settings(full, "peft") == {}
+
+
+def test_further_settings_are_checked_against_the_trainers_own_names() -> None:
+    from trl import SFTConfig
+
+    assert extra({"neftune_noise_alpha": 5}, SFTConfig) == {"neftune_noise_alpha": 5}
+    with pytest.raises(ArgsError) as caught:
+        extra({"learnin_rate": 1, "output_dir": "x"}, SFTConfig)
+    assert [problem.path for problem in caught.value.problems] == ["extra.learnin_rate", "extra.output_dir"]
