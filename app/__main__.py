@@ -29,7 +29,9 @@ def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--port", default=os.environ.get("PORT") or "7860", help="also PORT=; default 7860")
     parser.add_argument("--workspace", default=os.environ.get("WORKSPACE") or "workspace", help="also WORKSPACE=")
     parser.add_argument("--host", default=LOOPBACK, help="any other than 127.0.0.1 needs TUNEBOARD_PASSWORD")
-    parser.add_argument("--allow", nargs="*", default=None, metavar="DIR", help="further folders to read; also ALLOW=a:b")
+    parser.add_argument(
+        "--allow", nargs="*", default=None, metavar="DIR", help="further folders to read; also ALLOW=a:b"
+    )
     given = parser.parse_args(argv)
     if not str(given.port).isdigit() or not 1 <= int(given.port) <= 65535:
         raise Refused(f"{given.port} is not a port. Give a number from 1 to 65535: PORT=7861.")
@@ -77,7 +79,9 @@ def prepare(workspace: Path) -> None:
         for name in ("runs", "datasets", "models", "exports", "cache"):
             (workspace / name).mkdir(parents=True, exist_ok=True)
     except OSError as problem:
-        raise Refused(f"{workspace} cannot be the workspace: {problem.strerror}. Choose another: WORKSPACE=...") from None
+        raise Refused(
+            f"{workspace} cannot be the workspace: {problem.strerror}. Choose another: WORKSPACE=..."
+        ) from None
     os.environ["GRADIO_TEMP_DIR"] = str(workspace / "cache" / "page")
     os.environ["MPLCONFIGDIR"] = str(workspace / "cache" / "matplotlib")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -109,7 +113,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         prevent_thread_lock=True,
         **theme.launch_options(board.help_texts()),
     )
-    print(f"Tuneboard is at http://{given.host}:{given.port}  (workspace {given.workspace}; Ctrl-C ends the page, not the runs)", flush=True)
+    where = f"http://{given.host}:{given.port}"
+    print(f"Tuneboard is at {where}  (workspace {given.workspace}; Ctrl-C ends the page, not the runs)", flush=True)
     page.block_thread()
     return 0
 

@@ -10,7 +10,7 @@ A tab is one module in `app/tabs` and one word in `TABS`:
     def build(board: Board) -> None:       # called once, inside the tab: make the components, connect the events
         ref = gr.Textbox(...)
         clock = board.timer(1.0)           # ticks only while this tab is the one on screen ...
-        clock.tick(look, ..., [view, clock])  # ... and the tab lets it rest: return gr.Timer(active=False) when all is still
+        clock.tick(look, ..., [view, clock])  # ... and rests when look returns gr.Timer(active=False): all is still
         board.opens(refresh, outputs=[...])   # runs whenever somebody comes to this tab, so also after a reload
         board.moves(refresh, outputs=[...])   # runs, while this tab is on screen, when some run starts, ends or goes
         board.asks(take, outputs=[...])       # another tab sent somebody here: take(ref) -> outputs
@@ -36,10 +36,10 @@ from typing import Any
 from urllib.parse import parse_qs, urlencode
 
 import gradio as gr
-from engine.contract import machine
 
 from app import runs
 from app.theme import Help
+from engine.contract import machine
 
 TABS = ("train", "runs")
 """Modules of `app.tabs`, in the order of the page."""
@@ -122,7 +122,12 @@ def modules() -> dict[str, ModuleType]:
 
 def help_texts() -> dict[str, Help]:
     """The help behind every field of every tab, by component id; a tab that has fields says `help_texts()`."""
-    return {key: help for module in modules().values() if hasattr(module, "help_texts") for key, help in module.help_texts().items()}
+    return {
+        key: help
+        for module in modules().values()
+        if hasattr(module, "help_texts")
+        for key, help in module.help_texts().items()
+    }
 
 
 def skip(outputs: Sequence[Any]) -> Any:
@@ -204,7 +209,9 @@ def pill_html(moving: Sequence[runs.Summary]) -> str:
     }
     words = [f"{number} {word}" if word != "chat loaded" else word for word, number in counts.items() if number]
     state = "running" if counts["running"] else "queued" if counts["queued"] else "still"
-    return f'<button type="button" class="tb-pill tb-{state}">{html.escape(" · ".join(words) or "nothing runs")}</button>'
+    return (
+        f'<button type="button" class="tb-pill tb-{state}">{html.escape(" · ".join(words) or "nothing runs")}</button>'
+    )
 
 
 def meter_html() -> str:
@@ -222,4 +229,3 @@ def meter_html() -> str:
 
 PILL_CLICK = "element.addEventListener('click', event => event.target.closest('button') && trigger('click'))"
 ADDRESS = "watch('value', () => props.value && history.replaceState(null, '', props.value))"
-

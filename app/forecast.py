@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+from app import runs
 from data import forecast, models, preflight, registry
 from data.conversation import Row
 from data.pack import packed
@@ -23,8 +24,6 @@ from engine.contract import auto, machine
 from engine.contract.args import TrainArgs
 from engine.contract.errors import BoardError, Problem
 from engine.contract.rundir import records
-
-from app import runs
 
 SAMPLED_ABOVE = 5_000  # rows; more are counted in full, and tokenised as a sample of this size
 
@@ -94,7 +93,9 @@ def look(args: TrainArgs, workspace: Path, allowed: Sequence[Path] = ()) -> Fore
             way_out = "Raise the maximum length, or look at the rows: are there answers?"
             problems.append(Problem("data.train", f"No row has a token to train on. {way_out}"))
     if card:
-        longest = min(rows.report.longest if rows and not args.data.packing else args.data.max_length, args.data.max_length)
+        longest = min(
+            rows.report.longest if rows and not args.data.packing else args.data.max_length, args.data.max_length
+        )
         tied = bool(card.config.get("tie_word_embeddings"))
         found = replace(
             found,
@@ -140,7 +141,9 @@ def rows_of(args: TrainArgs, folder: Path | None, workspace: Path, allowed: Sequ
     stamps = tuple((entry.path, entry.path.stat().st_mtime_ns) for entry in [*train, *held])
     tokenizer = folder / "tokenizer.json"
     matters = _matters(args)
-    return _rows_of(matters, folder, tokenizer.stat().st_mtime_ns if tokenizer.exists() else 0, workspace, tuple(allowed), stamps)
+    return _rows_of(
+        matters, folder, tokenizer.stat().st_mtime_ns if tokenizer.exists() else 0, workspace, tuple(allowed), stamps
+    )
 
 
 def _matters(args: TrainArgs) -> str:
@@ -154,7 +157,9 @@ def _matters(args: TrainArgs) -> str:
 
 
 @lru_cache(maxsize=64)
-def _rows_of(matters: str, folder: Path, tokenizer_at: int, workspace: Path, allowed: tuple[Path, ...], stamps: object) -> Rows:
+def _rows_of(
+    matters: str, folder: Path, tokenizer_at: int, workspace: Path, allowed: tuple[Path, ...], stamps: object
+) -> Rows:
     args = TrainArgs.model_validate_json(matters)
     train = loaded(args, args.data.train, workspace, allowed)
     if args.data.validation:
@@ -163,7 +168,9 @@ def _rows_of(matters: str, folder: Path, tokenizer_at: int, workspace: Path, all
         train, held = split(train, args.data.validation_share, args.steps.seed)
     sample = train[:: math.ceil(len(train) / SAMPLED_ABOVE)] if len(train) > SAMPLED_ABOVE else train
     template = ChatTemplate.of(folder, None if args.model.template == "auto" else args.model.template)
-    done = prepare(sample, template, _tokenizer(folder, tokenizer_at), train_on=args.data.train_on, max_length=args.data.max_length)
+    done = prepare(
+        sample, template, _tokenizer(folder, tokenizer_at), train_on=args.data.train_on, max_length=args.data.max_length
+    )
     scale = len(train) / len(sample) if sample else 1.0
     used = len(packed(done.rows, args.data.max_length)) if args.data.packing else done.report.rows_used
     return Rows(done.report, len(train), len(held), round(used * scale), scale)

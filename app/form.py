@@ -21,12 +21,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args
 
 import gradio as gr
+
+from app.theme import Help
 from engine.contract import text
 from engine.contract.args import Args
 from engine.contract.errors import ArgsError, Problem
 from engine.contract.fields import AUTO, Section, Spec, kind, sections, walk
-
-from app.theme import Help
 
 PLAIN = gr.InputHTMLAttributes(spellcheck=False, autocomplete="off", autocorrect="off", autocapitalize="off")
 SWITCH = {"on": True, "off": False}
@@ -122,20 +122,28 @@ class Form:
     def _variant_classes(self, spec: Spec) -> list[str]:
         union = spec.path.rpartition(".")[0]
         shown = self.specs[f"{union}.kind", ""].default == spec.variant
-        return [f"{self.name}-variant-{union}", f"{self.name}-variant-{union}-{spec.variant}", *([] if shown else ["tb-away"])]
+        return [
+            f"{self.name}-variant-{union}",
+            f"{self.name}-variant-{union}-{spec.variant}",
+            *([] if shown else ["tb-away"]),
+        ]
 
     def _widget(self, spec: Spec, options: dict[str, Any]) -> gr.components.Component:
         value = self.raw(spec, spec.default)
         if spec.path.endswith(".kind") and not spec.variant:
             options["elem_classes"] = ["tb-segmented"]
-            return gr.Radio([(self.titles.get((spec.path, name), name), name) for name in spec.choices], value=value, **options)
+            return gr.Radio(
+                [(self.titles.get((spec.path, name), name), name) for name in spec.choices], value=value, **options
+            )
         if spec.type == "bool" and not spec.auto:
             return gr.Checkbox(value=value, **options)
         if spec.choices or spec.type == "bool":
             return gr.Dropdown(self.choices(spec, text.at(self._decided, spec.path)), value=value, **options)
         if spec.choices_from:
             offered = list(self.offered.get(spec.choices_from, ()))
-            return gr.Dropdown(offered, value=value, multiselect=spec.type == "list", allow_custom_value=True, **options)
+            return gr.Dropdown(
+                offered, value=value, multiselect=spec.type == "list", allow_custom_value=True, **options
+            )
         if spec.type in ("list", "map"):
             hint = "name=value, one a line" if spec.type == "map" else "one a line"
             return gr.Textbox(value=value, lines=max(2, spec.lines), placeholder=hint, html_attributes=PLAIN, **options)
@@ -165,7 +173,7 @@ class Form:
         return _number(value) if isinstance(value, float) else str(value)
 
     def content(self, values: Sequence[Any]) -> dict[str, Any]:
-        """What the components hold, as a nested dict for the contract to check. Fields of other variants are left out."""
+        """What the components hold, as a nested dict for the contract to check; fields of other variants are left out."""
         held = dict(zip(self._keys, values, strict=True))
         content: dict[str, Any] = {}
         for (path, variant), value in held.items():

@@ -1,6 +1,6 @@
-"""Run folders in words: the list of runs, a run's arguments, its files. Takes summaries and folders, gives escaped HTML.
+"""Run folders in words: the list of runs, a run's arguments, its files.
 
-It reads the small files of a run folder, starts nothing and knows no widget.
+Takes summaries and folders, gives escaped HTML. It starts nothing and knows no widget.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Any
 from urllib.parse import quote
 
 import yaml
-from engine.contract import text
-from engine.contract.args import AnyArgs
-from engine.contract.errors import ArgsError
-from engine.contract.fields import walk
-from engine.contract.rundir import Run
 
 from app.live import duration
 from app.outlook import size
 from app.runs import Summary
 from app.theme import empty, pill, sentence_error
+from engine.contract import text
+from engine.contract.args import AnyArgs
+from engine.contract.errors import ArgsError
+from engine.contract.fields import walk
+from engine.contract.rundir import Run
 
 SERVED = "/gradio_api/file="  # where gradio serves the files of allowed folders
 
@@ -127,4 +127,3 @@ def _files(folder: Path) -> list[Path]:
 
 def _address(file: Path) -> str:
     return f"{SERVED}{quote(str(file))}"
-

@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
+from app.forecast import Forecast
+from app.live import duration
 from data.models import Card
 from data.registry import Count, Entry
 from engine.contract.args import TrainArgs
 from engine.contract.methods import Freeze, Lora
-
-from app.forecast import Forecast
-from app.live import duration
 
 
 def model_line(card: Card | None, waiting: str = "") -> str:

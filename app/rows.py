@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from app import forecast, runs
 from data.mask import Tokens, tokenise
 from data.render import ChatTemplate
 from engine.contract.args import TrainArgs
-
-from app import forecast, runs
 
 PAGE = 3  # rows on one page of the preview
 NEWLINE = "↵"
@@ -46,8 +45,8 @@ def _row(number: int, file: str, tokens: Tokens, longest: int) -> str:
     trained = sum(tokens.trained[1:kept])
     cut = f", cut after {longest:,}" if kept < len(tokens.ids) else ""
     return (
-        f'<figure class="tb-row-seen"><figcaption><b>Row {number:,}</b> {escape(file)} · {len(tokens.ids):,} tokens{cut} · '
-        f"{trained:,} trained</figcaption><pre>{_marked(tokens, kept)}</pre></figure>"
+        f'<figure class="tb-row-seen"><figcaption><b>Row {number:,}</b> {escape(file)} · {len(tokens.ids):,} tokens{cut}'
+        f" · {trained:,} trained</figcaption><pre>{_marked(tokens, kept)}</pre></figure>"
     )
 
 

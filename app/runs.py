@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from app.tail import Tail
 from data import models, preflight
 from data.paths import inside
 from engine.contract import auto, machine, text
@@ -22,8 +23,6 @@ from engine.contract.args import AnyArgs, EvaluateArgs, ExportArgs, ServeArgs, T
 from engine.contract.errors import ArgsError, BoardError
 from engine.contract.rundir import ENDED, Run, State
 from engine.contract.rundir import runs as folders
-
-from app.tail import Tail
 
 MOVING: tuple[State, ...] = ("queued", "running")
 KEPT = 2000  # summaries held in memory
@@ -185,7 +184,7 @@ def _last_sign(run: Run) -> float:
 
 
 def opened(workspace: Path, id: str) -> Run | None:
-    """The run called `id`, or None when there is none (any more). `id` comes from the page: it is a name, not a path."""
+    """The run called `id`, or None when there is none (any more). `id` comes from the page: a name, never a path."""
     if not id or Path(id).name != id or id.startswith("."):
         return None
     run = Run(workspace / "runs" / id)
@@ -253,5 +252,3 @@ def model_folder(workspace: Path, args: TrainArgs, allowed: Sequence[Path] = ())
 def _parameters(workspace: Path, args: TrainArgs, allowed: Sequence[Path]) -> int:
     folder = model_folder(workspace, args, allowed)
     return models.card(folder).parameters if folder else 0
-
-

@@ -116,7 +116,9 @@ class FakeWorker:
         if bad and step == int(number("FAKE_NAN", 0)):
             self.events.write(events.Warn("The loss is no number any more.", "Lower the learning rate."))
         if step % 10 == 0:
-            self.metrics.write(events.Metrics(step, round(3 * step / self.steps, 4), {"eval/loss": round(loss + 0.1, 4)}))
+            self.metrics.write(
+                events.Metrics(step, round(3 * step / self.steps, 4), {"eval/loss": round(loss + 0.1, 4)})
+            )
         left = (self.steps - step) * number("FAKE_SECONDS_PER_STEP", 0.05)
         self.events.write(events.Progress(step, self.steps, left))
         print(f"step {step} of {self.steps}: loss {loss:.4f}", flush=True)

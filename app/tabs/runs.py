@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 import gradio as gr
-from engine.contract.errors import BoardError
-from engine.contract.rundir import Run
 
 from app import ledger, live, runs
 from app.board import QUIET, Board
 from app.theme import sentence_error
+from engine.contract.errors import BoardError
+from engine.contract.rundir import Run
 
 TITLE = "Runs"
 LIST_SECONDS = 2.0
@@ -33,9 +33,11 @@ class RunsTab:
         with gr.Row(elem_classes="tb-columns"):
             with gr.Column(scale=1, min_width=320, elem_classes=["tb-card", "tb-sticky"], elem_id="runs-side"):
                 self.list = gr.HTML(
-                    html_template='<div class="tb-list"></div>', js_on_load="tuneboard.list(element, props, watch, trigger)",
-                    elem_id="runs-list", padding=False,
-                )  # fmt: skip
+                    html_template='<div class="tb-list"></div>',
+                    js_on_load="tuneboard.list(element, props, watch, trigger)",
+                    elem_id="runs-list",
+                    padding=False,
+                )
             with gr.Column(scale=3, min_width=560):
                 with gr.Column(elem_classes="tb-card"):
                     self.said = gr.HTML(elem_id="runs-said", padding=False)
@@ -62,7 +64,7 @@ class RunsTab:
         board, opened = self.board, self.board.opened
         listing = [self.list]
         seen = [opened, self.view.watch]
-        beside = [self.more, self.arguments, self.files, self.checkpoint, self.remove, self.confirm]
+        beside = self.beside = [self.more, self.arguments, self.files, self.checkpoint, self.remove, self.confirm]
         board.asks(lambda ref: ref, (), [opened])
         board.opens(self._listed, [opened], listing)
         board.moves(self._listed, [opened], listing)
@@ -74,7 +76,7 @@ class RunsTab:
         opened.change(self._listed, opened, listing, **QUIET)
         opened.change(lambda: gr.Timer(active=True), None, clock, **QUIET)
         board.moves(lambda: gr.Timer(active=True), (), [clock])
-        clock.tick(self._tick, seen, [*self.view.outputs, clock], **QUIET)
+        clock.tick(self._tick, seen, [*self.view.outputs, clock, *beside], **QUIET)
         slow = board.timer(LIST_SECONDS)
         slow.tick(self._ticking, opened, [*listing, slow], **QUIET)
         board.moves(lambda: gr.Timer(active=True), (), [slow])
@@ -106,13 +108,22 @@ class RunsTab:
     def _tick(self, opened: str, watch: Any) -> list[Any]:
         shown = self.view.refresh(opened, watch)
         run = runs.opened(self.workspace, opened)
-        return [*shown, gr.skip() if run and run.state() in runs.MOVING else gr.Timer(active=False)]
+        if run and run.state() in runs.MOVING:
+            return [*shown, gr.skip(), *(gr.skip() for _ in self.beside)]
+        return [*shown, gr.Timer(active=False), *self._beside(opened)]
 
     def _beside(self, opened: str) -> list[Any]:
         """What is known of a run that does not change from second to second."""
         run = runs.opened(self.workspace, opened)
         if run is None:
-            return [gr.Column(visible=False), "", "", gr.Dropdown([], value=None), gr.Button(interactive=False), gr.Row(visible=False)]
+            return [
+                gr.Column(visible=False),
+                "",
+                "",
+                gr.Dropdown([], value=None),
+                gr.Button(interactive=False),
+                gr.Row(visible=False),
+            ]
         steps = [folder.name for _, folder in reversed(run.checkpoints())]
         still = run.state() not in runs.MOVING
         return [
@@ -150,4 +161,3 @@ class RunsTab:
         except BoardError as problem:
             return [gr.skip(), sentence_error(problem.text, problem.hint), gr.Row(visible=False)]
         return ["", "", gr.Row(visible=False)]
-

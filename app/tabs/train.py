@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from data import models, registry, render
-from engine.contract import auto, machine, text
-from engine.contract.args import TrainArgs
-from engine.contract.errors import BoardError
 
 from app import forecast, live, outlook, rows, runs
 from app.board import QUIET, Board
 from app.form import Form
 from app.theme import Help, sentence_error
+from data import models, registry, render
+from engine.contract import auto, machine, text
+from engine.contract.args import TrainArgs
+from engine.contract.errors import BoardError
 
 TITLE = "Train"
 WATCH_SECONDS = 1.0
@@ -92,19 +92,28 @@ class Train:
             gr.HTML('<h2 class="tb-title">What will happen</h2>', padding=False)
             self.outlook = gr.HTML(elem_id="train-outlook", padding=False, min_height=260)
             with gr.Column(visible=False, elem_id="train-chat-holds") as self.holds:
-                gr.HTML('<p class="tb-muted">The chat holds the device; the run starts once it is unloaded.</p>', padding=False)
+                gr.HTML(
+                    '<p class="tb-muted">The chat holds the device; the run starts once it is unloaded.</p>',
+                    padding=False,
+                )
                 self.unload = gr.Button("Unload chat", size="sm")
             self.form.field("name", placeholder="a few words, or empty")
             self.form.field("description", placeholder="what this run is to find out")
             with gr.Row(elem_classes="tb-actions"):
-                self.start = gr.Button("Start", variant="primary", elem_id="train-start", interactive=False, min_width=0)
+                self.start = gr.Button(
+                    "Start", variant="primary", elem_id="train-start", interactive=False, min_width=0
+                )
                 self.preview = gr.Button("Preview", elem_id="train-preview", min_width=0)
                 self.save = gr.Button("Save", elem_id="train-save", min_width=0)
-                self.load = gr.UploadButton("Load", file_types=[".yaml", ".yml", ".json"], elem_id="train-load", min_width=0)
+                self.load = gr.UploadButton(
+                    "Load", file_types=[".yaml", ".yml", ".json"], elem_id="train-load", min_width=0
+                )
             self.said = gr.HTML(elem_id="train-said", padding=False)
             self.saved = gr.HTML(html_template="", js_on_load=SAVE, elem_classes="tb-channel", padding=False)
             with gr.Column(visible=False, elem_id="train-previewed") as self.previewed:
-                self.command = gr.Code(label="The same run from a terminal", language="shell", interactive=False, wrap_lines=True, lines=2)
+                self.command = gr.Code(
+                    label="The same run from a terminal", language="shell", interactive=False, wrap_lines=True, lines=2
+                )
                 self.yaml = gr.Code(label="args.yaml", language="yaml", interactive=False, max_lines=24)
         with gr.Column(elem_classes="tb-card", visible=False, elem_id="train-live") as self.live_card:
             with gr.Row(elem_classes="tb-card-top"):
@@ -121,22 +130,29 @@ class Train:
         # `change` and not `input`, which gradio loses when a text box is filled at one stroke, as by pasting.
         gr.on([field.change for field in inputs], self._changed, inputs, shown, **AS_YOU_TYPE)
         board.page.load(self._changed, inputs, shown, **QUIET)
-        board.opens(self._refreshed, inputs, [form.components["model.path", ""], form.components["data.train", ""], *shown])
+        board.opens(
+            self._refreshed, inputs, [form.components["model.path", ""], form.components["data.train", ""], *shown]
+        )
         board.moves(self._changed, inputs, shown)
         form.components["model.path", ""].change(self._choices, inputs, form.dropdowns, **AS_YOU_TYPE)
 
         rows_shown = [self.seen, self.place, self.page]
         self.look.expand(self._rows, [self.page, *inputs], rows_shown, **QUIET)
         for button, step in ((self.before, -1), (self.after, 1)):
-            button.click(lambda page, *values, step=step: self._rows(page + step, *values), [self.page, *inputs], rows_shown, **QUIET)
+            button.click(
+                lambda page, *values, step=step: self._rows(page + step, *values),
+                [self.page, *inputs],
+                rows_shown,
+                **QUIET,
+            )
         watched = [form.components[key, ""] for key in ("model.path", "data.train", "data.fill", "data.train_on")]
         gr.on([field.change for field in watched], self._rows, [self.page, *inputs], rows_shown, **AS_YOU_TYPE)
 
         clock = board.timer(WATCH_SECONDS)
         swap = [self.plan, self.live_card]
-        self.start.click(
-            self._start, inputs, [board.watched, board.opened, *swap, self.said], **QUIET
-        ).then(self.view.refresh, [board.watched, self.view.watch], self.view.outputs, **QUIET)
+        self.start.click(self._start, inputs, [board.watched, board.opened, *swap, self.said], **QUIET).then(
+            self.view.refresh, [board.watched, self.view.watch], self.view.outputs, **QUIET
+        )
         board.watched.change(self._swapped, board.watched, [*swap, clock], **QUIET).then(
             self.view.refresh, [board.watched, self.view.watch], self.view.outputs, **QUIET
         )

@@ -1,6 +1,7 @@
 """A real browser for the tests of the page, and a board for it to open.
 
-    from tests.e2e.browser import browser, fresh_workspace, open_page, start_board  # noqa: F401
+    def test_something(start_board, open_page, fresh_workspace):
+        page = open_page(start_board(fresh_workspace, FAKE_STEPS=20).url)
 
 The browser is the system's Chromium (or TUNEBOARD_BROWSER); without one the tests skip with the command that installs
 it, and fail where CI is set.

@@ -12,7 +12,7 @@ from playwright.sync_api import Page, expect
 
 from engine.contract import text
 from engine.contract.rundir import Run, runs
-from tests.e2e.browser import PATIENCE, browser, fresh_workspace, open_page, start_board  # noqa: F401
+from tests.e2e.browser import PATIENCE
 
 expect.set_options(timeout=PATIENCE)
 
@@ -32,7 +32,7 @@ def only_run(workspace: Path) -> Run:
     return run
 
 
-def test_a_newcomer_chooses_nothing_and_sees_what_will_happen(start_board, open_page, fresh_workspace):  # noqa: F811
+def test_a_newcomer_chooses_nothing_and_sees_what_will_happen(start_board, open_page, fresh_workspace):
     page = open_page(start_board(fresh_workspace).url)
     ready(page)
     plan = page.locator("#train-outlook")
@@ -43,7 +43,7 @@ def test_a_newcomer_chooses_nothing_and_sees_what_will_happen(start_board, open_
     expect(page.locator("#train-rows-seen .tb-learnt").first).to_be_visible()
 
 
-def test_nonsense_marks_the_field_and_holds_start_back(start_board, open_page, fresh_workspace):  # noqa: F811
+def test_nonsense_marks_the_field_and_holds_start_back(start_board, open_page, fresh_workspace):
     page = open_page(start_board(fresh_workspace).url)
     ready(page)
     rate = page.locator("#train-optim-learning_rate input")
@@ -58,7 +58,7 @@ def test_nonsense_marks_the_field_and_holds_start_back(start_board, open_page, f
     expect(page.locator("#train-optim-learning_rate")).not_to_have_class(re.compile("tb-wrong"))
 
 
-def test_the_method_decides_which_fields_there_are(start_board, open_page, fresh_workspace):  # noqa: F811
+def test_the_method_decides_which_fields_there_are(start_board, open_page, fresh_workspace):
     page = open_page(start_board(fresh_workspace).url)
     ready(page)
     expect(page.locator("#train-method-lora-rank")).to_be_visible()
@@ -70,7 +70,7 @@ def test_the_method_decides_which_fields_there_are(start_board, open_page, fresh
     expect(page.locator("#train-outlook")).to_contain_text("500 is more than the 2 layers of this model.")
 
 
-def test_a_run_is_started_watched_stopped_resumed_and_deleted(start_board, open_page, fresh_workspace):  # noqa: F811
+def test_a_run_is_started_watched_stopped_resumed_and_deleted(start_board, open_page, fresh_workspace):
     board = start_board(fresh_workspace, FAKE_STEPS=4000, FAKE_SECONDS_PER_STEP=0.05)
     page = open_page(board.url)
     ready(page)
@@ -119,7 +119,9 @@ def test_a_run_is_started_watched_stopped_resumed_and_deleted(start_board, open_
     assert only_run(fresh_workspace) == run
 
 
-def test_arguments_are_saved_and_loaded_and_every_mistake_in_a_file_is_said(start_board, open_page, fresh_workspace, tmp_path):  # noqa: F811
+def test_arguments_are_saved_and_loaded_and_every_mistake_in_a_file_is_said(
+    start_board, open_page, fresh_workspace, tmp_path
+):
     page = open_page(start_board(fresh_workspace).url)
     page.locator("#train-method-lora-rank input").fill("7")
     expect(page.locator("#train-method-lora-alpha input")).to_have_attribute("placeholder", "auto: 14")
@@ -145,7 +147,7 @@ def test_arguments_are_saved_and_loaded_and_every_mistake_in_a_file_is_said(star
     expect(ready_or_not).to_have_value("7")
 
 
-def test_a_failed_run_says_why_and_what_to_do_first(start_board, open_page, fresh_workspace):  # noqa: F811
+def test_a_failed_run_says_why_and_what_to_do_first(start_board, open_page, fresh_workspace):
     page = open_page(start_board(fresh_workspace, FAKE_FAIL="error@3").url)
     ready(page)
     page.locator("#train-start").click()
@@ -156,7 +158,7 @@ def test_a_failed_run_says_why_and_what_to_do_first(start_board, open_page, fres
     ready(page)
 
 
-def test_a_model_outside_the_allowed_folders_is_refused(start_board, open_page, fresh_workspace, tiny_model):  # noqa: F811
+def test_a_model_outside_the_allowed_folders_is_refused(start_board, open_page, fresh_workspace, tiny_model):
     (fresh_workspace / "models" / "borrowed").symlink_to(tiny_model)
     page = open_page(start_board(fresh_workspace).url)
     ready(page)
@@ -168,7 +170,7 @@ def test_a_model_outside_the_allowed_folders_is_refused(start_board, open_page, 
         expect(page.locator("#train-start")).to_be_disabled()
 
 
-def test_a_model_that_is_none_says_what_is_missing(start_board, open_page, fresh_workspace):  # noqa: F811
+def test_a_model_that_is_none_says_what_is_missing(start_board, open_page, fresh_workspace):
     (fresh_workspace / "models" / "empty").mkdir()
     page = open_page(start_board(fresh_workspace).url)
     ready(page)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import time
@@ -19,7 +20,14 @@ from engine.contract.errors import ArgsError, BoardError
 from engine.contract.rundir import Run, make, take_lock, write_json
 
 
-def a_run(workspace: Path, state: str = "done", *, losses: tuple[float, ...] = (), held_out: tuple[float, ...] = (), **args: Any) -> Run:
+def a_run(
+    workspace: Path,
+    state: str = "done",
+    *,
+    losses: tuple[float, ...] = (),
+    held_out: tuple[float, ...] = (),
+    **args: Any,
+) -> Run:
     run = make(workspace, "test", text.dump(TrainArgs.model_validate(args)))
     journal = events.Journal(run.metrics_path)
     for step, loss in enumerate(losses, 1):
@@ -156,12 +164,16 @@ class TestList:
 class TestForecast:
     def test_what_can_be_forecast_from_the_files_alone(self, workspace):
         args = TrainArgs.model_validate(
-            {"model": "tiny", "data": {"train": ["sums.jsonl"], "max_length": 256}, "steps": {"batch_size": 2, "epochs": 2}}
+            {
+                "model": "tiny",
+                "data": {"train": ["sums.jsonl"], "max_length": 256},
+                "steps": {"batch_size": 2, "epochs": 2},
+            }
         )
         found = forecast.look(args, workspace, [Path("/")])
         assert not found.problems
         assert found.rows.train + found.rows.held_out == 12
-        assert found.steps == 2 * -(-(-(-found.rows.sequences // 2)) // found.args.steps.accumulation)
+        assert found.steps == 2 * math.ceil(math.ceil(found.rows.sequences / 2) / found.args.steps.accumulation)
         said = outlook.outlook(found)
         assert "LoRA, rank 16" in said and "known after the first steps" in said
 
@@ -208,7 +220,15 @@ class TestForecast:
 
 @pytest.mark.parametrize(
     ("number", "said"),
-    [(0, "0"), (999, "999"), (1000, "1.0 k"), (9143, "9.1 k"), (134_515_008, "135 M"), (999_999, "1.0 M"), (1.7e9, "1.7 B")],
+    [
+        (0, "0"),
+        (999, "999"),
+        (1000, "1.0 k"),
+        (9143, "9.1 k"),
+        (134_515_008, "135 M"),
+        (999_999, "1.0 M"),
+        (1.7e9, "1.7 B"),
+    ],
 )
 def test_numbers_are_said_with_sensible_digits(number, said):
     assert outlook.count(number) == said

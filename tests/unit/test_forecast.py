@@ -85,7 +85,9 @@ def test_freeze_counts_the_last_layers_whole():
 @pytest.mark.parametrize("tied", [True, False])
 def test_freeze_with_the_head_adds_the_norm_and_one_vocabulary(tied):
     shapes = smollm(tied=tied)
-    without, with_head = (forecast.trained_parameters(shapes, Freeze(layers=1, head=on), tied=tied) for on in (False, True))
+    without, with_head = (
+        forecast.trained_parameters(shapes, Freeze(layers=1, head=on), tied=tied) for on in (False, True)
+    )
     assert with_head - without == HIDDEN + VOCABULARY * HIDDEN
 
 

@@ -83,7 +83,9 @@ def test_an_empty_field_means_auto_or_nothing_or_is_a_mistake(form):
 
 
 def test_every_mistake_marks_its_own_field(form):
-    values = held(form, optim__learning_rate="fast", method__lora__rank="0", data__fill="no equals sign", steps__epochs="-1")
+    values = held(
+        form, optim__learning_rate="fast", method__lora__rank="0", data__fill="no equals sign", steps__epochs="-1"
+    )
     _, problems = form.checked(values)
     said = read(form.news(values, problems))
     assert set(said["wrong"]) == {"x-optim-learning_rate", "x-method-lora-rank", "x-data-fill", "x-steps-epochs"}
@@ -146,7 +148,9 @@ def test_the_variants_are_called_by_their_titles(form):
     assert ("LoRA", "lora") in kind.choices
 
 
-@pytest.mark.parametrize(("value", "shown"), [(5e-4, "0.0005"), (1e-5, "1e-5"), (3.0, "3"), (1e20, "1e20"), (0.1, "0.1")])
+@pytest.mark.parametrize(
+    ("value", "shown"), [(5e-4, "0.0005"), (1e-5, "1e-5"), (3.0, "3"), (1e20, "1e20"), (0.1, "0.1")]
+)
 def test_numbers_are_shown_as_people_type_them(form, value, shown):
     spec = next(spec for spec in walk(TrainArgs) if spec.path == "optim.learning_rate")
     assert form.raw(spec, value) == shown
