@@ -17,6 +17,7 @@ from engine.contract import rundir
 from engine.contract.queue import Ticket
 
 ROOT = Path(__file__).resolve().parents[2]
+NAMING_SECONDS = 10.0
 
 
 def start(
@@ -65,6 +66,10 @@ def stop(run: rundir.Run) -> bool:
     The signal goes to the supervisor. When that is dead and the worker lives, it goes to the worker's group. Nothing is
     sent unless the run's lock is held and the process is the one that the status names: pids are reused.
     """
+    # A supervisor that has just been started has not said its name yet.
+    deadline = time.monotonic() + NAMING_SECONDS
+    while run.alive() and not run.status() and time.monotonic() < deadline:
+        time.sleep(0.02)
     if not run.alive():
         return False
     status = run.status()
@@ -87,12 +92,14 @@ def _is(process: object) -> bool:
 
 
 def _started(pid: int) -> str:
-    """The kernel's own stamp of when `pid` began; empty when there is no such process."""
+    """The kernel's own stamp of when `pid` began; empty when there is no such process, or only its zombie."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        facts = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "" if facts[0] in "ZX" else facts[19]
     except OSError:
         pass  # no /proc on macOS, or no such process: ask ps
     if Path("/proc/self").exists():
         return ""
-    asked = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    return asked.stdout.strip()
+    asked = subprocess.run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    state, _, began = asked.stdout.strip().partition(" ")
+    return "" if state.startswith("Z") else began.strip()
