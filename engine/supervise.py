@@ -24,8 +24,12 @@ from engine.contract.start import identity
 
 STOPPED = 3
 """The worker's exit code for: I was asked to stop, and everything is saved."""
-FAILED = 1
-"""The worker's exit code for: an `error` event says why."""
+FAILED = 4
+"""The worker's exit code for: an `error` event says why. Not 1: so Python ends when nobody catches an exception."""
+MUTE = 120
+"""The worker's exit code for: not even the `error` event could be written. Python's own code for a last flush that
+failed, which comes of the same cause."""
+DISK_FULL = "The disk is full.", "Free some space or delete old runs; what was saved before is intact."
 QUEUE_POLL_SECONDS = 0.2
 GRACE_SECONDS = float(os.environ.get("TUNEBOARD_STOP_SECONDS", "600"))
 """How long a worker may take to save after a stop before it is killed."""
@@ -153,6 +157,8 @@ def ending(code: int, stops: int, killed_by_us: bool, oom_kills_since: int) -> d
         }
     if code == FAILED:
         return {"state": "failed", "exit_code": code}  # the error event has the sentence
+    if code == MUTE:
+        return {"state": "failed", "exit_code": code, "why": DISK_FULL[0], "hint": DISK_FULL[1]}
     return {
         "state": "failed",
         "exit_code": code,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 from engine.contract import rundir, text
 from engine.contract.errors import BoardError
 from engine.report import Report, Stop, Stopped
-from engine.supervise import FAILED, STOPPED
+from engine.supervise import DISK_FULL, FAILED, MUTE, STOPPED
 
 # Each kind of run has one module with `run(args, run, report, stop)`, imported when it is needed.
 KINDS = {
@@ -39,14 +40,21 @@ def work(folder: Path) -> int:
         print("Stopped.", flush=True)
         return STOPPED
     except BoardError as problem:
-        report.failure(problem.text, problem.hint)
-        return FAILED
+        return _failed(report, problem.text, problem.hint)
     except Exception as problem:
-        traceback.print_exc()
+        with contextlib.suppress(OSError):  # the log may be what cannot be written
+            traceback.print_exc()
         sentence, hint = _of_the_machine(problem) or (f"{type(problem).__name__}: {problem}", BUG)
-        report.failure(sentence, hint, bug=hint is BUG)
-        return FAILED
+        return _failed(report, sentence, hint, bug=hint is BUG)
     return 0
+
+
+def _failed(report: Report, sentence: str, hint: str, *, bug: bool = False) -> int:
+    try:
+        report.failure(sentence, hint, bug=bug)
+    except OSError:
+        return MUTE  # the supervisor says it
+    return FAILED
 
 
 def _of_the_machine(problem: Exception) -> tuple[str, str] | None:
@@ -55,7 +63,7 @@ def _of_the_machine(problem: Exception) -> tuple[str, str] | None:
     # safetensors and torch's file writer wrap the system's error in a text of their own.
     full = isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT)
     if full or "No space left on device" in said or "Disk quota exceeded" in said:
-        return "The disk is full.", "Free some space or delete old runs; what was saved before is intact."
+        return DISK_FULL
     if isinstance(problem, MemoryError) or "out of memory" in said.lower() or "can't allocate memory" in said:
         return "Out of memory.", "Lower steps.batch_size or data.max_length, or turn compute.checkpointing on."
     return None
