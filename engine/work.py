@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib
+import logging
 import os
 import sys
 import traceback
@@ -29,7 +30,7 @@ BUG = "This is a bug in Tuneboard; the traceback is in the log."
 def work(folder: Path) -> int:
     """Do the run in `folder`; returns the exit code that the supervisor understands."""
     run = rundir.Run(folder.resolve())
-    _keep_caches_in(run.workspace)
+    _settle(run.workspace)
     stop, report = Stop(), Report(run)
     try:
         stop.listen(watch_stdin=not sys.stdin.isatty())
@@ -69,8 +70,8 @@ def _of_the_machine(problem: Exception) -> tuple[str, str] | None:
     return None
 
 
-def _keep_caches_in(workspace: Path) -> None:
-    """Caches and temporary files of libraries go to the workspace, not to wherever they would like."""
+def _settle(workspace: Path) -> None:
+    """Libraries keep their caches in the workspace, and quiet."""
     cache = workspace / "cache"
     cache.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("MPLCONFIGDIR", str(cache / "matplotlib"))
@@ -79,3 +80,7 @@ def _keep_caches_in(workspace: Path) -> None:
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    # The log is a file for people: bars that redraw themselves become lines of noise in it.
+    os.environ["TQDM_DISABLE"] = "1"
+    # It says at every start that an optional kernel for 4-bit weights is not installed; nobody asked for 4 bits.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
