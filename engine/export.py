@@ -342,8 +342,8 @@ def _proof(checks: dict[str, Difference]) -> str:
     if not checks:
         return "Not verified."
     whole, merge = checks["whole"], checks.get("merge")
-    exact = f"merging is exact to {merge.max_difference:.1g}; then " if merge else ""
+    exact = f"the merge itself is exact to {merge.max_difference:.1g}; " if merge else ""
     return (
-        f"Verified: {exact}the largest difference in logits is {whole.max_difference:.2g}, and the most likely token "
+        f"Verified: {exact}loaded afresh, logits differ by at most {whole.max_difference:.2g}, and the most likely token "
         f"is the same at {whole.top1_equal} of {whole.positions} positions."
     )
