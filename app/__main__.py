@@ -107,7 +107,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         server_port=given.port,
         auth=(USER, given.password) if given.password else None,
         allowed_paths=[str(given.workspace / name) for name in ("runs", "exports")],
-        blocked_paths=[str(given.workspace / "cache" / "matplotlib")],
         quiet=True,
         show_error=True,
         prevent_thread_lock=True,

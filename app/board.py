@@ -79,21 +79,27 @@ class Board:
         self.timers.setdefault(self.building, []).append(clock)
         return clock
 
-    def opens(self, look: Callable[..., Any], inputs: Sequence[Any] = (), outputs: Sequence[Any] = ()) -> None:
-        """Call `look` whenever this tab comes on screen."""
-        self._on(self.shown.change, look, inputs, outputs)
+    def opens(
+        self, look: Callable[..., Any], inputs: Sequence[Any] = (), outputs: Sequence[Any] = (), **more: Any
+    ) -> None:
+        """Call `look` whenever this tab comes on screen. `more` goes to gradio's listener."""
+        self._on(self.shown.change, look, inputs, outputs, more)
 
-    def moves(self, look: Callable[..., Any], inputs: Sequence[Any] = (), outputs: Sequence[Any] = ()) -> None:
+    def moves(
+        self, look: Callable[..., Any], inputs: Sequence[Any] = (), outputs: Sequence[Any] = (), **more: Any
+    ) -> None:
         """Call `look` when some run has started, ended or gone, while this tab is on screen."""
-        self._on(self.moving.change, look, inputs, outputs)
+        self._on(self.moving.change, look, inputs, outputs, more)
 
-    def _on(self, event: Any, look: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+    def _on(
+        self, event: Any, look: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any], more: dict[str, Any]
+    ) -> None:
         here = self.building
 
         def only_here(shown: str, *given: Any) -> Any:
             return look(*given) if shown == here else skip(outputs)
 
-        event(only_here, [self.shown, *inputs], list(outputs), **QUIET)
+        event(only_here, [self.shown, *inputs], list(outputs), **QUIET, **more)
 
     def asks(self, take: Callable[..., Any], inputs: Sequence[Any] = (), outputs: Sequence[Any] = ()) -> None:
         """Call `take(ref, *inputs)` when another tab sends somebody to this one."""

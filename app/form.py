@@ -173,7 +173,7 @@ class Form:
         return _number(value) if isinstance(value, float) else str(value)
 
     def content(self, values: Sequence[Any]) -> dict[str, Any]:
-        """What the components hold, as a nested dict for the contract to check; fields of other variants are left out."""
+        """What the components hold, nested, for the contract to check; fields of variants not chosen are left out."""
         held = dict(zip(self._keys, values, strict=True))
         content: dict[str, Any] = {}
         for (path, variant), value in held.items():

@@ -45,8 +45,8 @@ def _row(number: int, file: str, tokens: Tokens, longest: int) -> str:
     trained = sum(tokens.trained[1:kept])
     cut = f", cut after {longest:,}" if kept < len(tokens.ids) else ""
     return (
-        f'<figure class="tb-row-seen"><figcaption><b>Row {number:,}</b> {escape(file)} · {len(tokens.ids):,} tokens{cut}'
-        f" · {trained:,} trained</figcaption><pre>{_marked(tokens, kept)}</pre></figure>"
+        f'<figure class="tb-row-seen"><figcaption><b>Row {number:,}</b> {escape(file)} · '
+        f"{len(tokens.ids):,} tokens{cut} · {trained:,} trained</figcaption><pre>{_marked(tokens, kept)}</pre></figure>"
     )
 
 

@@ -64,7 +64,7 @@ class RunsTab:
         board, opened = self.board, self.board.opened
         listing = [self.list]
         seen = [opened, self.view.watch]
-        beside = self.beside = [self.more, self.arguments, self.files, self.checkpoint, self.remove, self.confirm]
+        beside = self.beside = [self.more, self.arguments, self.files, self.checkpoint, self.remove]
         board.asks(lambda ref: ref, (), [opened])
         board.opens(self._listed, [opened], listing)
         board.moves(self._listed, [opened], listing)
@@ -74,7 +74,7 @@ class RunsTab:
         opened.change(self.view.refresh, seen, self.view.outputs, **QUIET)
         opened.change(self._beside, opened, beside, **QUIET)
         opened.change(self._listed, opened, listing, **QUIET)
-        opened.change(lambda: gr.Timer(active=True), None, clock, **QUIET)
+        opened.change(lambda: [gr.Timer(active=True), gr.Row(visible=False)], None, [clock, self.confirm], **QUIET)
         board.moves(lambda: gr.Timer(active=True), (), [clock])
         clock.tick(self._tick, seen, [*self.view.outputs, clock, *beside], **QUIET)
         slow = board.timer(LIST_SECONDS)
@@ -116,21 +116,15 @@ class RunsTab:
         """What is known of a run that does not change from second to second."""
         run = runs.opened(self.workspace, opened)
         if run is None:
-            return [
-                gr.Column(visible=False),
-                "",
-                "",
-                gr.Dropdown([], value=None),
-                gr.Button(interactive=False),
-                gr.Row(visible=False),
-            ]
+            return [gr.Column(visible=False), "", "", gr.Dropdown([], value=None), gr.Button(interactive=False)]
         steps = [folder.name for _, folder in reversed(run.checkpoints())]
-        still = run.state() not in runs.MOVING
         return [
-            gr.Column(visible=True), ledger.arguments(run), ledger.files(run),
+            gr.Column(visible=True),
+            ledger.arguments(run),
+            ledger.files(run),
             gr.Dropdown(steps, value=steps[0] if steps else None, visible=bool(steps)),
-            gr.Button(interactive=still), gr.Row(visible=False),
-        ]  # fmt: skip
+            gr.Button(interactive=run.state() not in runs.MOVING),
+        ]
 
     def _resume(self, opened: str, checkpoint: str | None) -> list[Any]:
         """A new run that goes on from the checkpoint; it is opened at once."""

@@ -30,6 +30,8 @@ BASICS = (
     "data.max_length", "data.validation_share", "model.dtype", "steps.seed",
 )  # fmt: skip
 AS_YOU_TYPE: dict[str, Any] = {**QUIET, "trigger_mode": "always_last"}
+# One at a time and in order, so that a slow first look never comes in over the answer to a later key.
+IN_ORDER: dict[str, Any] = {"concurrency_id": "train-plan", "concurrency_limit": 1}
 SAVE = """watch('value', () => {
   if (!props.value) return;
   const {name, text} = JSON.parse(props.value), link = document.createElement('a');
@@ -128,12 +130,10 @@ class Train:
         shown = [form.channel, self.model_line, self.data_line, self.outlook, self.start, self.holds]
         inputs = form.inputs
         # `change` and not `input`, which gradio loses when a text box is filled at one stroke, as by pasting.
-        gr.on([field.change for field in inputs], self._changed, inputs, shown, **AS_YOU_TYPE)
-        board.page.load(self._changed, inputs, shown, **QUIET)
-        board.opens(
-            self._refreshed, inputs, [form.components["model.path", ""], form.components["data.train", ""], *shown]
-        )
-        board.moves(self._changed, inputs, shown)
+        gr.on([field.change for field in inputs], self._changed, inputs, shown, **AS_YOU_TYPE, **IN_ORDER)
+        offered = [form.components[key, ""] for key in ("model.path", "data.train")]
+        board.opens(self._refreshed, inputs, [*offered, *shown], **IN_ORDER)
+        board.moves(self._changed, inputs, shown, **IN_ORDER)
         form.components["model.path", ""].change(self._choices, inputs, form.dropdowns, **AS_YOU_TYPE)
 
         rows_shown = [self.seen, self.place, self.page]
@@ -159,14 +159,13 @@ class Train:
         clock.tick(self._tick, [board.watched, self.view.watch], [*self.view.outputs, clock], **QUIET)
         self.view.connect(board.watched)
         self.again.click(lambda: "", None, board.watched, **QUIET)
-        self.unload.click(self._unload, inputs, shown, **QUIET)
+        self.unload.click(self._unload, inputs, shown, **QUIET, **IN_ORDER)
 
         self.preview.click(self._preview, inputs, [self.previewed, self.yaml, self.command, self.said], **QUIET)
         self.save.click(self._save, inputs, [self.saved, self.said], **QUIET)
         everything = [*inputs, self.said]
-        self.load.upload(self._load, self.load, everything, **QUIET).then(self._changed, inputs, shown, **QUIET)
+        self.load.upload(self._load, self.load, everything, **QUIET)
         board.asks(self._clone, (), [*everything, board.watched])
-        board.asked["train"].change(self._changed, inputs, shown, **QUIET)
         for name, button in self.view.buttons.items():
             tab = {"details": "runs"}.get(name, name)
             if name == "stop":

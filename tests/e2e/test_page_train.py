@@ -123,6 +123,7 @@ def test_arguments_are_saved_and_loaded_and_every_mistake_in_a_file_is_said(
     start_board, open_page, fresh_workspace, tmp_path
 ):
     page = open_page(start_board(fresh_workspace).url)
+    ready(page)
     page.locator("#train-method-lora-rank input").fill("7")
     expect(page.locator("#train-method-lora-alpha input")).to_have_attribute("placeholder", "auto: 14")
     with page.expect_download() as download:
@@ -132,10 +133,11 @@ def test_arguments_are_saved_and_loaded_and_every_mistake_in_a_file_is_said(
     assert text.load(saved).method.rank == 7
 
     again = open_page(page.url)
-    ready_or_not = again.locator("#train-method-lora-rank input")
-    expect(ready_or_not).to_have_value("16")
+    ready(again)
+    rank = again.locator("#train-method-lora-rank input")
+    expect(rank).to_have_value("16")
     load(again, saved)
-    expect(ready_or_not).to_have_value("7")
+    expect(rank).to_have_value("7")
     ready(again)
 
     wrong = tmp_path / "wrong.yaml"
@@ -144,7 +146,44 @@ def test_arguments_are_saved_and_loaded_and_every_mistake_in_a_file_is_said(
     said = again.locator("#train-said")
     for path in ("method.rnak", "optim.learning_rate", "steps.epochs"):
         expect(said).to_contain_text(path)
-    expect(ready_or_not).to_have_value("7")
+    expect(rank).to_have_value("7")
+
+
+def test_a_run_is_cloned_into_the_form(start_board, open_page, fresh_workspace):
+    page = open_page(start_board(fresh_workspace, FAKE_STEPS=3).url)
+    ready(page)
+    page.locator("#train-method-kind").get_by_text("Freeze").click()
+    page.locator("#train-method-freeze-layers input").fill("1")
+    expect(page.locator("#train-outlook")).to_contain_text("the last layer")
+    ready(page)
+    page.locator("#train-start").click()
+    expect(page.locator("#train-live")).to_contain_text("done")
+    page.get_by_role("button", name="All of it").click()
+    detail = page.locator("#runs-run")
+    expect(detail).to_contain_text("done")
+    page.reload()
+    detail.get_by_role("button", name="Clone").click()
+    expect(page.locator("#train-plan")).to_be_visible()
+    expect(page.locator("#train-method-freeze-layers input")).to_have_value("1")
+    expect(page.locator("#train-outlook")).to_contain_text("the last layer")
+    ready(page)
+
+
+def test_a_killed_board_leaves_the_run_alone_and_the_next_one_shows_it(start_board, open_page, fresh_workspace):
+    first = start_board(fresh_workspace, FAKE_STEPS=4000)
+    page = open_page(first.url)
+    ready(page)
+    page.locator("#train-start").click()
+    expect(page.locator("#train-live")).to_contain_text(re.compile(r"step \d+ of 4,000"))
+    run = only_run(fresh_workspace)
+    first.kill()
+    assert run.state() == "running"
+    again = open_page(f"{start_board(fresh_workspace).url}/?tab=runs&run={run.id}")
+    words = again.locator("#runs-run .tb-progress-words")
+    expect(words).to_contain_text(re.compile(r"step \d+ of 4,000"))
+    expect(words).not_to_have_text(words.inner_text())
+    again.locator("#runs-run").get_by_role("button", name="Stop").click()
+    expect(again.locator("#runs-run")).to_contain_text("Stopped on request.")
 
 
 def test_a_failed_run_says_why_and_what_to_do_first(start_board, open_page, fresh_workspace):
