@@ -24,20 +24,19 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.browser import NoBrowser, find, required
+
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-INSTALL = "apt-get install chromium  (or set TUNEBOARD_BROWSER to a Chromium that you have)"
 PATIENCE = 60_000  # milliseconds that a test waits for something that must come, on however slow a machine
 
 
 def _program() -> str:
-    found = os.environ.get("TUNEBOARD_BROWSER") or next(filter(None, map(shutil.which, NAMES)), None)
-    if found:
-        return found
-    message = f"There is no browser for the tests of the page. Install one: {INSTALL}"
-    if os.environ.get("CI"):
-        pytest.fail(message)
-    pytest.skip(message)
+    try:
+        return find()
+    except NoBrowser as problem:
+        if required():
+            pytest.fail(str(problem))
+        pytest.skip(str(problem))
 
 
 @pytest.fixture(scope="module")
