@@ -6,6 +6,7 @@ starts no process. Each file has one writer; here are the readers (and the start
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -152,18 +153,33 @@ def slug(text: str) -> str:
 
 
 def make(workspace: Path, label: str, args_text: str) -> Run:
-    """A new run folder `<stamp>-<label>` (`-2` on collision) that holds `args.yaml`."""
+    """A new run folder `<stamp>-<label>` (`-2` on collision) that holds `args.yaml`, and that nobody works in."""
+    run, lock = make_locked(workspace, label, args_text)
+    os.close(lock)
+    return run
+
+
+def make_locked(workspace: Path, label: str, args_text: str) -> tuple[Run, int]:
+    """A new run folder and its lock, as a descriptor to hand down.
+
+    It gets its name last: an observer sees it whole and locked, or not at all, and never takes it for lost.
+    """
     folder = workspace / "runs"
     folder.mkdir(parents=True, exist_ok=True)
+    hidden = Run(folder / f".new-{os.urandom(8).hex()}")
+    hidden.path.mkdir()
+    hidden.args_path.write_text(args_text, encoding="utf-8")
+    lock = take_lock(hidden)
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{slug(label)}"
     for number in range(1, 10_000):
         run = Run(folder / (stem if number == 1 else f"{stem}-{number}"))
         try:
-            run.path.mkdir(exist_ok=False)
-        except FileExistsError:
+            hidden.path.rename(run.path)
+        except OSError as problem:
+            if problem.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
             continue
-        run.args_path.write_text(args_text)
-        return run
+        return run, lock
     raise RuntimeError(f"{folder} holds too many runs named {stem}.")
 
 

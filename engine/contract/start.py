@@ -27,8 +27,7 @@ def start(
 
     Returns at once. The run goes on when this process ends: the supervisor leads a session of its own.
     """
-    run = rundir.make(workspace, label, args_text)
-    lock = rundir.take_lock(run)
+    run, lock = rundir.make_locked(workspace, label, args_text)
     queued_at = time.time_ns()
     # Drawn here and not by the supervisor: two runs start in the order in which they were asked for.
     tickets = [Ticket.draw(device, queued_at) for device in devices]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from engine.contract import rundir
-from engine.contract.rundir import Run, make, records, runs, slug, take_lock, write_json
+from engine.contract.rundir import Run, make, make_locked, records, runs, slug, take_lock, write_json
 
 
 @pytest.fixture
@@ -31,6 +31,20 @@ def test_runs_made_in_the_same_second_get_numbers(tmp_path: Path, monkeypatch: p
     made = [make(tmp_path, "a", "").id for _ in range(11)]
     assert made[:2] == ["20261121-143205-a", "20261121-143205-a-2"] and made[-1] == "20261121-143205-a-11"
     assert [run.id for run in runs(tmp_path)] == made[::-1]
+
+
+def test_a_run_appears_whole_and_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rename = Path.rename
+
+    def unseen(self: Path, target: Path) -> Path:
+        assert runs(tmp_path) == []
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", unseen)
+    run, lock = make_locked(tmp_path, "a", "kind: train\n")
+    assert run.state() == "queued" and run.args_path.read_text() == "kind: train\n"
+    os.close(lock)
+    assert run.state() == "lost"
 
 
 def test_many_starters_at_once_never_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +132,7 @@ def test_a_replacement_that_fails_leaves_the_old_file_and_no_litter(run: Run) ->
     with pytest.raises(TypeError):
         write_json(run.status_path, {"state": object()})
     assert run.status() == {"state": "running"}
-    assert sorted(path.name for path in run.path.iterdir()) == ["args.yaml", "status.json"]
+    assert sorted(path.name for path in run.path.iterdir()) == ["args.yaml", "lock", "status.json"]
 
 
 def test_only_whole_lines_that_are_objects_are_read(tmp_path: Path) -> None:
