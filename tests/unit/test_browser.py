@@ -27,7 +27,8 @@ def program(folder: Path, name: str) -> Path:
 
 
 def test_a_browser_on_the_path_is_found(bare: Path) -> None:
-    assert browser.find() == str(program(bare, "chromium"))
+    chromium = program(bare, "chromium")
+    assert browser.find() == str(chromium)
     assert browser.main() == 0
 
 
