@@ -5,6 +5,8 @@ VENV ?= .venv
 PORT ?= 7860
 HOST ?= 127.0.0.1
 WORKSPACE ?= workspace
+# Installed with the dependencies, for a device that pip's own choice does not suit: TORCH=torch==2.9.1+rocm6.4
+TORCH ?=
 RUN := $(VENV)/bin/python
 DEMO := SmolLM2-135M-Instruct
 
@@ -54,13 +56,13 @@ $(VENV)/.ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Tuneboard needs Python 3.11 or newer; say PYTHON=/path/to/python3.11"; exit 1; }
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	@echo "Installing Tuneboard into $(VENV) (some minutes, once) ..."
-	@$(RUN) -m pip install --quiet --disable-pip-version-check -e .
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -e . $(TORCH)
 	@touch $@
 
 $(VENV)/.ready-test: pyproject.toml
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	@echo "Installing Tuneboard and its test tools into $(VENV) (some minutes, once) ..."
-	@$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[test]' $(TORCH)
 	@touch $@ $(VENV)/.ready
 
 clean:  ## remove the environment (runs and models stay)
