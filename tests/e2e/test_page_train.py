@@ -161,6 +161,7 @@ def test_a_run_is_cloned_into_the_form(start_board, open_page, fresh_workspace):
     page.get_by_role("button", name="All of it").click()
     detail = page.locator("#runs-run")
     expect(detail).to_contain_text("done")
+    page.wait_for_url(re.compile("tab=runs&run="))
     page.reload()
     detail.get_by_role("button", name="Clone").click()
     expect(page.locator("#train-plan")).to_be_visible()
