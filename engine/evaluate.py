@@ -306,11 +306,10 @@ class _Book:
                 "The two models split text into different tokens, so their losses cannot be compared.",
                 "The verdict is on chrF of the answers instead.",
             )
-        for name in NAMES:
-            cut = sum(self.measured[name][number].cut for number in self.finished)
-            if cut:
-                self.report.warn(
-                    f"{cut} of {len(self.finished)} answers of the {name} model reached {self.args.max_tokens} tokens "
-                    "and were cut.",
-                    "Raise max_tokens if they should be longer.",
-                )
+        cut = {name: sum(self.measured[name][number].cut for number in self.finished) for name in NAMES}
+        if any(cut.values()):
+            told = " and ".join(f"{count} of the {name} model" for name, count in cut.items())
+            self.report.warn(
+                f"Of {len(self.finished)} answers each, {told} were cut at {self.args.max_tokens} tokens.",
+                "Raise max_tokens if they should be longer.",
+            )
