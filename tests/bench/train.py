@@ -118,7 +118,7 @@ class Sides:
         from engine.contract.rundir import runs
 
         known = {run.id for run in runs(self.workspace)}
-        words = ["-m", "engine", "train", *self.words, "--workspace", str(self.workspace)]
+        words = ["-m", "engine", "train", *self.words, "steps.max_steps=1", "--workspace", str(self.workspace)]
         environment = {"TUNEBOARD_STATE": str(self.folder / "state")}  # its own queue: nobody else's run is waited for
         program = Program(words, self.folder / "whole.log", environment)
         program.finish()
