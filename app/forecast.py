@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -60,6 +60,7 @@ class Forecast:
     free: int = 0
     total: int = 0
     seconds: float | None = None
+    measured: float = 0.0  # bytes at the peak of an earlier run with the same arguments; 0 without one
     problems: tuple[Problem, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -87,11 +88,15 @@ def look(args: TrainArgs, workspace: Path, allowed: Sequence[Path] = ()) -> Fore
     now = machine.memory()
     found = Forecast(args, card, rows, free=now.free, total=now.total)
     if rows:
-        found = replace(found, steps=auto.total_steps(args, facts), seconds=_seconds(args, rows, workspace))
+        found = replace(
+            found, steps=auto.total_steps(args, facts), seconds=_seconds(args, rows, _past(args, workspace, _alike))
+        )
         warnings += rows.report.warnings
         if not rows.report.rows_used:
             way_out = "Raise the maximum length, or look at the rows: are there answers?"
             problems.append(Problem("data.train", f"No row has a token to train on. {way_out}"))
+    if past := _past(args, workspace, _alike_in_memory):
+        found = replace(found, measured=past.peak)
     if card:
         longest = min(
             rows.report.longest if rows and not args.data.packing else args.data.max_length, args.data.max_length
@@ -187,29 +192,48 @@ def tokenizer(folder: Path) -> TextTokenizer:
     return _tokenizer(folder, file.stat().st_mtime_ns if file.exists() else 0)
 
 
-def _seconds(args: TrainArgs, rows: Rows, workspace: Path) -> float | None:
-    """How long the steps take at the speed of the last run of the same model and method here; None without one."""
+def _seconds(args: TrainArgs, rows: Rows, past: Past | None) -> float | None:
+    """How long the steps take at the speed of an earlier run of the same model and method here; None without one."""
+    if past is None or not past.speed:
+        return None
     share = args.steps.max_steps / max(1, _steps_an_epoch(args, rows)) if args.steps.max_steps else args.steps.epochs
-    for found in runs.listed(workspace):
-        past = found.args
-        if not isinstance(past, TrainArgs) or found.state != "done":
-            continue
-        if _alike(past) == _alike(args) and (speed := _speed(found.id, found.run.metrics_path)):
-            return rows.tokens * share / speed
-    return None
-
-
-def _alike(args: TrainArgs) -> tuple[object, ...]:
-    return args.model.path, args.method.kind, args.model.dtype, args.compute.device, args.compute.checkpointing
+    return rows.tokens * share / past.speed
 
 
 def _steps_an_epoch(args: TrainArgs, rows: Rows) -> int:
     return math.ceil(math.ceil(rows.sequences / args.steps.batch_size) / auto.accumulation_of(args))
 
 
+@dataclass(frozen=True)
+class Past:
+    """What an ended run logged: its median tokens/s, and its peak of memory in bytes; 0 where it logged none."""
+
+    speed: float
+    peak: float
+
+
+def _past(args: TrainArgs, workspace: Path, same: Callable[[TrainArgs], object]) -> Past | None:
+    """The newest run that was done and is the same as `args` in what `same` looks at."""
+    for found in runs.listed(workspace):
+        if found.state == "done" and isinstance(found.args, TrainArgs) and same(found.args) == same(args):
+            return _logged(found.run.metrics_path)
+    return None
+
+
+def _alike(args: TrainArgs) -> object:
+    return args.model.path, args.method.kind, args.model.dtype, args.compute.device, args.compute.checkpointing
+
+
+def _alike_in_memory(args: TrainArgs) -> object:
+    """All that memory depends on."""
+    return args.model, args.data, args.method, args.optim.optimiser, args.steps.batch_size, args.compute
+
+
 @lru_cache(maxsize=256)
-def _speed(id: str, metrics: Path) -> float | None:
-    """The median tokens/s that an ended run logged."""
-    logged = [record.get("values", {}).get("train/tokens_per_second") for record in records(metrics)]
-    numbers = [value for value in logged if isinstance(value, (int, float)) and value > 0]
-    return statistics.median(numbers) if numbers else None
+def _logged(metrics: Path) -> Past:
+    values = [record.get("values") or {} for record in records(metrics)]
+    speeds, peaks = (
+        [value[name] for value in values if isinstance(value.get(name), (int, float)) and value[name] > 0]
+        for name in ("train/tokens_per_second", "memory/peak_gb")
+    )
+    return Past(statistics.median(speeds) if speeds else 0.0, max(peaks, default=0.0) * 1e9)

@@ -85,6 +85,7 @@ def _memory(found: Forecast) -> str:
     memory = found.memory
     if memory is None:
         return ""
+    needed = found.measured or memory.total
     scale = max(memory.total, found.free) or 1
     bars = "".join(
         f'<i class="tb-part-{number}" style="width:{part / scale:.2%}" title="{escape(label)}: {size(part)}"></i>'
@@ -95,10 +96,13 @@ def _memory(found: Forecast) -> str:
         for number, (label, part) in enumerate(memory.parts.items())
         if part
     )
-    tight = memory.total > found.free
-    note = "more than is free: lower the batch size or the maximum length" if tight else "a first estimate"
+    least = "" if found.measured else "at least "
+    tight = needed > found.free
+    note = "as your last run like this" if found.measured else "a first estimate, without what libraries keep"
+    if tight:
+        note = "more than is free: lower the batch size or the maximum length"
     return (
-        f'<div class="tb-memory{" tb-tight" if tight else ""}"><p>Memory: about <b>{size(memory.total)}</b> of '
+        f'<div class="tb-memory{" tb-tight" if tight else ""}"><p>Memory: {least}<b>{size(needed)}</b> of '
         f'{size(found.free)} free <span class="tb-muted">({note})</span></p><div class="tb-parts">{bars}</div>'
         f'<div class="tb-keys">{keys}</div></div>'
     )

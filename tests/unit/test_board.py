@@ -31,7 +31,9 @@ def a_run(
     run = make(workspace, "test", text.dump(TrainArgs.model_validate(args)))
     journal = events.Journal(run.metrics_path)
     for step, loss in enumerate(losses, 1):
-        journal.write(events.Metrics(step, 0.1, {"train/loss": loss, "train/tokens_per_second": 100.0}))
+        journal.write(
+            events.Metrics(step, 0.1, {"train/loss": loss, "train/tokens_per_second": 100.0, "memory/peak_gb": 2.5})
+        )
     for step, loss in enumerate(held_out, 1):
         journal.write(events.Metrics(step, 0.1, {"eval/loss": loss}))
     journal.close()
@@ -182,7 +184,12 @@ class TestForecast:
         args = TrainArgs.model_validate(said)
         first = forecast.look(args, workspace, [Path("/")])
         a_run(workspace, losses=(2.0, 1.0), **first.args.model_dump())
-        assert forecast.look(args, workspace, [Path("/")]).seconds == pytest.approx(first.rows.tokens * 3 / 100)
+        again = forecast.look(args, workspace, [Path("/")])
+        assert again.seconds == pytest.approx(first.rows.tokens * 3 / 100)
+        assert (first.measured, again.measured) == (0, 2.5e9)
+        assert "2.5 GB" in outlook.outlook(again) and "at least" in outlook.outlook(first)
+        longer = args.model_copy(update={"data": args.data.model_copy(update={"max_length": 128})})
+        assert forecast.look(longer, workspace, [Path("/")]).measured == 0
         other = TrainArgs.model_validate({**said, "method": "full"})
         assert forecast.look(other, workspace, [Path("/")]).seconds is None
 
