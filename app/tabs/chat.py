@@ -31,7 +31,7 @@ from engine.contract.talk import Talk
 TITLE = "Chat"
 MOST_COLUMNS = 3
 POLL_SECONDS = 0.7
-DRAW_SECONDS = 0.05  # between two pictures of an answer that grows
+DRAW_SECONDS = 0.08  # between two pictures of an answer that grows
 STREAM: dict[str, Any] = {**QUIET, "concurrency_limit": None}
 NOTHING = ("Ask the base and the tuned model the same question", "Choose what to load at the top, and press Load.")
 READY = ("Ready", "Type a question below. Enter sends it, Shift+Enter begins a new line.")
