@@ -101,6 +101,7 @@ class FakeWorker:
             raise RuntimeError("the fake worker was asked to have a bug")
         if self.failure == "error":
             self.events.write(events.Failure("The fake worker was asked to fail.", "Take FAKE_FAIL away."))
+            print("Failed: The fake worker was asked to fail. Take FAKE_FAIL away.", flush=True)
             return FAILED
         return 0
 
