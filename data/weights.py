@@ -55,7 +55,9 @@ def find(ref: str, workspace: Path) -> Weights:
         if run.args_path.is_file():
             return _of_run(ref, run, match[2])
         if re.match(r"\d{8}-\d{6}-", run.id):  # no model is called so
-            raise ModelError(f"There is no run {run.id} in this workspace.", "It may have been deleted: choose another.")
+            raise ModelError(
+                f"There is no run {run.id} in this workspace.", "It may have been deleted: choose another."
+            )
     if match := re.fullmatch(r"exports/([A-Za-z0-9][\w.-]*)", ref):
         folder = workspace / "exports" / match[1]
     else:
