@@ -205,3 +205,21 @@ def test_a_bug_is_told_apart_from_what_the_user_can_mend(workspace: Path, monkey
         assert (said["text"], said["bug"]) == (text_said, bug)
         assert said["hint"]
         assert [record["kind"] for record in records(run.events_path)] == ["phase", "error"]
+
+
+def test_a_disk_too_full_for_one_line_is_told_by_the_exit_code(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine import work
+    from engine.contract.events import Journal
+    from engine.supervise import MUTE, ending
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(work, "_settle", lambda _: None)
+    monkeypatch.setattr(work.Stop, "listen", lambda *_, **__: None)
+    monkeypatch.setattr(Journal, "write", full)
+    run = rundir.make(workspace, "full", text.dump(text.parse({}, TINY, kind="train")))
+    assert work.work(run.path) == MUTE
+    assert ending(MUTE, 0, False, 0)["why"] == "The disk is full."
