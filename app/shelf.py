@@ -130,14 +130,14 @@ def listing(workspace: Path, opened: str) -> str:
     return json.dumps({"rows": rows, "opened": opened, "nothing": nothing}, ensure_ascii=False)
 
 
-def receipt(found: Export) -> str:
+def receipt(found: Export, workspace: Path) -> str:
     """Verified or not, how exactly, what is in it, and how to use it elsewhere."""
     said = found.receipt
     return (
         f'<h2 class="tb-title tb-big">{escape(found.name)}</h2>'
         f'<p class="tb-muted"><code>{escape(str(found.path))}</code></p>'
         f"{_proof(said)}{_facts(found)}"
-        f'<h3 class="tb-title">Use it elsewhere</h3>{commands(found)}'
+        f'<h3 class="tb-title">Use it elsewhere</h3>{commands(found, workspace)}'
         f"<details><summary>Files</summary>{_files(said)}</details>"
     )
 
@@ -179,9 +179,9 @@ def _files(said: dict[str, Any]) -> str:
     return f'<table class="tb-files">{rows}</table>'
 
 
-def commands(found: Export) -> str:
+def commands(found: Export, workspace: Path) -> str:
     """What to type elsewhere, for the programs that read such a folder."""
-    path, base = str(found.path), str(found.receipt.get("base") or "BASE")
+    path, base = str(found.path), _base(str(found.receipt.get("base") or ""), workspace)
     if found.receipt.get("form") == "adapter":
         shown = {
             "Python": "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
@@ -196,6 +196,15 @@ def commands(found: Export) -> str:
             "Ollama": f"ollama create {found.name.lower()} -f {path}/Modelfile\nollama run {found.name.lower()}",
         }
     return "".join(f'<h4>{name}</h4><pre class="tb-command">{escape(text)}</pre>' for name, text in shown.items())
+
+
+def _base(name: str, workspace: Path) -> str:
+    """The base as other programs find it: its folder, or its hub id."""
+    try:
+        place = models.find(name, workspace)
+    except BoardError:
+        return name or "BASE"
+    return str(place.folder) if place.folder and not place.hub_id else place.hub_id
 
 
 def zipped(found: Export, folder: Path) -> Path:

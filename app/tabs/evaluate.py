@@ -250,6 +250,8 @@ class Evaluate:
             watch.title = (found.name or self._title(found.args)) if (found := runs.summary(run)) else run.id
         watch.look()
         summary = comparison.summary_of(run)
+        if summary:
+            summary |= {side: refs.short(summary[side], self.workspace) for side in ("base", "tuned")}
         found = comparison.ordered(run, metric, order)
         html, page, pages = comparison.rows(found, page, metric)
         stopping = bool(watch.status.get("stopping"))

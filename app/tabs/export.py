@@ -126,7 +126,8 @@ class Export:
             lambda: gr.Timer(active=True), None, clock, **QUIET
         )
         right = [self.blank, self.made, self.receipt, self.confirm, self.list, self.trouble]
-        self.opened.change(self._open, self.opened, right, **QUIET)
+        # A name that was free may be taken now, and the other way round.
+        self.opened.change(self._open, self.opened, right, **QUIET).then(self._changed, form.inputs, judged, **QUIET)
         board.opens(self._open, [self.opened], right)
 
         self.start.click(self._start, form.inputs, [self.working, self.said], **QUIET)
@@ -241,7 +242,7 @@ class Export:
         return [
             gr.HTML(empty(*nothing), visible=found is None),
             gr.Column(visible=found is not None),
-            shelf.receipt(found) if found else "",
+            shelf.receipt(found, self.workspace) if found else "",
             gr.Row(visible=False),
             shelf.listing(self.workspace, opened),
             "",
