@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import sys
 import tempfile
@@ -38,6 +39,9 @@ def main(argv: list[str] | None = None) -> int:
 
     cache = given.workspace.resolve() / "cache"
     cache.mkdir(parents=True, exist_ok=True)
+    load = os.getloadavg()[0]
+    if load > 0.3 * (os.cpu_count() or 1):
+        print(f"The machine is busy (load {load:.1f}): these figures will be worth little.", file=sys.stderr)
     lines: list[Line] = []
     with tempfile.TemporaryDirectory(prefix="bench-", dir=cache) as folder:
         for part in wanted:
@@ -51,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
                 case "tail":
                     lines += tail.measure(at)
     out = given.out or cache / "bench.json"
-    facts = machine()
+    facts = machine() | {"load": round(load, 1)}
     found = [asdict(one) | {"ratio": one.ratio} for one in lines]
     out.write_text(json.dumps({**facts, "steps": given.steps, "lines": found}, indent=1) + "\n", encoding="utf-8")
     print(", ".join(f"{key} {value}" for key, value in facts.items()))

@@ -70,13 +70,16 @@ class Program:
             time.sleep(POLL_SECONDS)
         return time.time() - self.started
 
-    def finish(self) -> int:
-        """Wait for its end; its peak of resident memory in bytes. RuntimeError when it failed."""
+    def finish(self) -> tuple[int, float]:
+        """Wait for its end: the peak of its resident memory in bytes, and seconds of processor time on all cores.
+
+        RuntimeError when it failed.
+        """
         _, status, usage = os.wait4(self.process.pid, 0)
         self.process.returncode = os.waitstatus_to_exitcode(status)
         if self.process.returncode != 0:
             raise RuntimeError(f"{self.process.args} failed:\n{self.log.read_text()[-3000:]}")
-        return usage.ru_maxrss * 1024
+        return usage.ru_maxrss * 1024, usage.ru_utime + usage.ru_stime
 
     def memory(self) -> int:
         """Resident bytes now."""

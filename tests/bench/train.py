@@ -29,6 +29,7 @@ class Took:
 
     started: float
     peak_bytes: int
+    processor_seconds: float
     points: list[Point]
 
     @property
@@ -73,11 +74,13 @@ def _lines(ours: list[Took], theirs: list[Took], trained: list[int], against: st
     mine_trained = [took.per_second(trained) for took in ours]
     others_trained = [took.per_second(took.trained) for took in theirs]
     waits = [[took.seconds_to_first_loss for took in side] for side in (ours, theirs)]
+    spent = [[took.processor_seconds for took in side] for side in (ours, theirs)]
     peaks = [[took.peak_bytes / 1e6 for took in side] for side in (ours, theirs)]
     return [
         line("Train: real tokens", "/s", mine, others, against, **fast),
         line("Train: trained tokens", "/s", mine_trained, others_trained, against, **fast),
         line("Train: process start to first loss", "s", *waits, against, goal="close to 1.0 times"),
+        line("Train: processor time of the whole process", "s", *spent, against),
         line("Train: peak memory of the process", "MB", *peaks, against, goal="at most 1.0 times"),
     ]
 
@@ -99,19 +102,18 @@ class Sides:
 
         run = rundir.make(self.workspace, "bench", text.dump(self._args()))
         program = Program(["-m", "engine", "work", str(run.path)], run.path / "log.txt")
-        peak = program.finish()
-        return Took(program.started, peak, _journal_of(run.metrics_path))
+        return Took(program.started, *program.finish(), _journal_of(run.metrics_path))
 
     def plain(self, against: str) -> Took:
         job, journal = self.folder / "job.json", self.folder / "journal.jsonl"
         job.write_text(json.dumps({**self._job(against), "journal": str(journal)}))
         program = Program(["-m", "tests.bench.plain_trl", str(job)], self.folder / "plain.log")
-        peak = program.finish()
+        spent = program.finish()
         points = [
             Point(record["t"], record["tokens"], record["loss"], record["trained"])
             for record in map(json.loads, journal.read_text().splitlines())
         ]
-        return Took(program.started, peak, points)
+        return Took(program.started, *spent, points)
 
     def whole(self) -> float:
         """Seconds from the command that a person types to its first training loss, held-out loss before it included."""
