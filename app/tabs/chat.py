@@ -34,6 +34,7 @@ POLL_SECONDS = 0.7
 DRAW_SECONDS = 0.08  # between two pictures of an answer that grows
 STREAM: dict[str, Any] = {**QUIET, "concurrency_limit": None}
 NOTHING = ("Ask the base and the tuned model the same question", "Choose what to load at the top, and press Load.")
+COMING = ("The model is on its way", "You can type your question meanwhile.")
 READY = ("Ready", "Type a question below. Enter sends it, Shift+Enter begins a new line.")
 
 
@@ -211,13 +212,13 @@ class Chat:
             people = [gr.Dropdown(now.names, value=order[min(n, len(order) - 1)]) for n in range(MOST_COLUMNS)]
         else:
             many, people = gr.skip(), [gr.skip()] * MOST_COLUMNS
-        placeholder = empty(*(READY if ready else NOTHING))
+        placeholder = empty(*(READY if ready else COMING if there else NOTHING))
         return [
             now,
             _state_line(now),
             gr.Button(variant="secondary" if there else "primary"),
             gr.Button("Cancel" if now.moving else "Unload", visible=there),
-            gr.Textbox(placeholder="Ask something" if ready else "Load a model first", interactive=True),
+            gr.Textbox(placeholder="Ask something" if there else "Load a model first", interactive=True),
             *people,
             many,
             *(gr.Chatbot(placeholder=placeholder) for _ in self.columns),
