@@ -36,7 +36,7 @@ def measure(folder: Path) -> list[Line]:
         Line(f"Run of {LINES:,} metric lines ({size / 1e6:.0f} MB): open", "s", opened, goal="under 1 s"),
         Line("... its picture as sent to the page", "kB", len(picture) / 1e3),
         Line("... a look with nothing new", "ms", still * 1e3),
-        Line("... bytes read by that look (status and args, no metrics)", "bytes", bytes_still),
+        Line("... bytes read by that look (status.json alone)", "bytes", bytes_still),
         Line(f"... a look with one new line of {len(new)} bytes", "ms", grown * 1e3),
         Line("... bytes read by that look", "bytes", bytes_grown, goal="only new bytes"),
     ]
