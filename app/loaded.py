@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -105,6 +106,22 @@ def unload(workspace: Path) -> None:
     for found in runs.listed(workspace):
         if found.kind == SERVES and found.moving:
             runs.stop(found.run)
+
+
+def questions(workspace: Path, names: Sequence[str], count: int = 3) -> list[str]:
+    """Questions to begin with: one for anybody, then of rows that the loaded runs held out, short ones first."""
+    asked: list[str] = []
+    for run in {run.id: run for name in names if (run := _run_of(workspace, name))}.values():
+        for record in islice(records(run.heldout_path), 100):
+            asked += [turn["content"] for turn in record["messages"] if turn["role"] == "user"][:1]
+    return list(dict.fromkeys(["What is your name?", *sorted(asked, key=len)]))[:count]
+
+
+def _run_of(workspace: Path, name: str) -> Run | None:
+    try:
+        return weights.find(name, workspace).run
+    except BoardError:
+        return None  # it was loaded from a place that is gone since
 
 
 def pair(workspace: Path, ref: str) -> list[str]:

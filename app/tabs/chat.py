@@ -151,7 +151,7 @@ class Chat:
         self.open.upload(self._opened, [self.open, *form.inputs], [self.many, *form.inputs, *answers], **QUIET)
 
     def _corrections(self, number: int, bot: gr.Chatbot, talked: list[Any], answers: list[Any]) -> list[Any]:
-        """Edit and retry in one column."""
+        """Edit, retry, and a question that was offered, in one column."""
 
         def edited(data: gr.EditData, *given: Any) -> Iterator[list[Any]]:
             yield from self._edit(number, data.index, str(data.value), *given)
@@ -159,7 +159,11 @@ class Chat:
         def retried(data: gr.RetryData, *given: Any) -> Iterator[list[Any]]:
             yield from self._retry(number, data.index, *given)
 
-        return [bot.edit(edited, talked, answers, **STREAM), bot.retry(retried, talked, answers, **STREAM)]
+        def offered(data: gr.SelectData, *given: Any) -> Iterator[list[Any]]:
+            yield from self._send(data.value["text"], *given)
+
+        events = [(bot.edit, edited), (bot.retry, retried), (bot.example_select, offered)]
+        return [event(answer, talked, answers, **STREAM) for event, answer in events]
 
     # The server
 
@@ -213,6 +217,8 @@ class Chat:
         else:
             many, people = gr.skip(), [gr.skip()] * MOST_COLUMNS
         placeholder = empty(*(READY if ready else COMING if there else NOTHING))
+        offered = loaded.questions(self.workspace, now.names) if ready else []
+        examples = [{"text": question} for question in offered] or None
         return [
             now,
             _state_line(now),
@@ -221,7 +227,7 @@ class Chat:
             gr.Textbox(placeholder="Ask something" if there else "Load a model first", interactive=True),
             *people,
             many,
-            *(gr.Chatbot(placeholder=placeholder) for _ in self.columns),
+            *(gr.Chatbot(placeholder=placeholder, examples=examples) for _ in self.columns),
             gr.Timer(active=now.moving),
         ]
 
