@@ -51,7 +51,7 @@ def locate(row: Row, template: ChatTemplate, train_on: TrainOn = "assistant") ->
     """The row as text with the spans to train; raises DataError, with file and row, as `tokenise` does."""
     try:
         if train_on == "everything":
-            text = template.render(row.messages, row.tools)
+            text = template.render(row.messages, row.tools, training=True)
             return Rendered(text, [(0, len(text))])
         by = _by_markers if template.marks(row.tools) else _by_prefix
         text, spans = by(row, template, train_on)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,9 @@ from jinja2.utils import Namespace
 
 from data.conversation import REASONING, Message
 from data.special import special_tokens, tokenizer_config, vocabulary
+from data.templates import TEMPLATES, families, suggest
 from engine.contract.errors import DataError, ModelError
 
-TEMPLATES = Path(__file__).resolve().parents[1] / "templates"
 # Two code points that Unicode will never assign stand around what the assistant says, and are cut out again.
 OPEN, CLOSE = "\ufdd0", "\ufdd1"
 MARKERS = re.compile(f"[{OPEN}{CLOSE}]")
@@ -57,9 +58,11 @@ class ChatTemplate:
             return cls(override, _ours(override, model), tokens)
         sources = _sources(model)
         if "default" not in sources:
+            family = suggest(model.name)
+            fitting = f", where {family.name} fits its name" if family else ""
             raise ModelError(
                 f"the model {model.name} brings no chat template.",
-                f"Choose one under Template: {', '.join(names())}. A base model usually takes chatml.",
+                f"Choose one under Template{fitting}. A base model usually takes chatml.",
             )
         return cls(model.name, sources["default"], tokens, sources.get("tool_use"))
 
@@ -68,16 +71,23 @@ class ChatTemplate:
         return bool(GENERATION.search(self._source(tools)))
 
     def render(
-        self, messages: list[Message], tools: list[dict[str, Any]] | None = None, add_generation_prompt: bool = False
+        self,
+        messages: list[Message],
+        tools: list[dict[str, Any]] | None = None,
+        add_generation_prompt: bool = False,
+        training: bool = False,
     ) -> str:
-        """The text that the model reads; raises DataError when the template refuses the conversation."""
-        return self._run(messages, tools, add_generation_prompt, mark=False)
+        """The text that the model reads; raises DataError when the template refuses the conversation.
+
+        `training` lets a template of ours close the last answer where its vendor's text leaves it open.
+        """
+        return self._run(messages, tools, add_generation_prompt, mark=False, training=training)
 
     def spans(self, messages: list[Message], tools: list[dict[str, Any]] | None) -> tuple[str, list[tuple[int, int]]]:
-        """The text, and the character spans that the template marks as said by the assistant."""
+        """The text in training, and the character spans that the template marks as said by the assistant."""
         if MARKERS.search(json.dumps([messages, tools], ensure_ascii=False, default=str)):
             raise DataError("the text holds U+FDD0 or U+FDD1, which are no characters.", "Remove them.")
-        marked = self._run(messages, tools, False, mark=True)
+        marked = self._run(messages, tools, False, mark=True, training=True)
         text, spans, end = "", [], 0
         for marker in MARKERS.finditer(marked):
             text += marked[end : marker.start()]
@@ -91,7 +101,7 @@ class ChatTemplate:
     def _source(self, tools: list[dict[str, Any]] | None) -> str:
         return self.tool_source if tools and self.tool_source else self.source
 
-    def _run(self, messages: list[Message], tools: Any, add_generation_prompt: bool, mark: bool) -> str:
+    def _run(self, messages: list[Message], tools: Any, add_generation_prompt: bool, mark: bool, training: bool) -> str:
         clock = self.now or datetime.now()
         try:
             return _compiled(self._source(tools)).render(
@@ -100,6 +110,7 @@ class ChatTemplate:
                 documents=None,
                 add_generation_prompt=add_generation_prompt,
                 strftime_now=clock.strftime,
+                training=training,
                 _mark=mark,
                 **self.tokens,
             )
@@ -117,13 +128,14 @@ class ChatTemplate:
 
 def names() -> list[str]:
     """The templates of ours that a user can choose."""
-    return sorted(file.stem for file in TEMPLATES.glob("*.jinja"))
+    return sorted(families())
 
 
 def _ours(name: str, model: Path) -> str:
     """Our template of that name, with its end-of-turn set to one that the model's vocabulary holds as one token."""
     if name not in names():
-        raise ModelError(f"there is no template {name!r}.", f"Choose one of {', '.join(names())}.")
+        near = get_close_matches(name, names()) or names()
+        raise ModelError(f"there is no template {name!r}.", f"Choose one of {', '.join(near)}.")
     source = (TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
     wanted = re.search(r"set end_of_turn = '([^']+)'", source)
     if wanted and wanted.group(1) not in vocabulary(model):
