@@ -75,7 +75,11 @@ class Program:
 
         RuntimeError when it failed.
         """
-        _, status, usage = os.wait4(self.process.pid, 0)
+        try:
+            _, status, usage = os.wait4(self.process.pid, 0)
+        except KeyboardInterrupt:
+            self.kill()  # it leads a group of its own, so Ctrl-C did not reach it
+            raise
         self.process.returncode = os.waitstatus_to_exitcode(status)
         if self.process.returncode != 0:
             raise RuntimeError(f"{self.process.args} failed:\n{self.log.read_text()[-3000:]}")
