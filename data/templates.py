@@ -23,7 +23,7 @@ class End(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     turn: str
-    stop: list[str]
+    stop: tuple[str, ...]
     closes: Literal["every", "last"] = "every"
 
 
@@ -34,12 +34,12 @@ class Family(BaseModel):
 
     name: str
     title: str
-    models: list[str]
+    models: tuple[str, ...]
     end: End
     thinking: str | None = None
     tools: str | None = None
     source: str
-    verified: list[str] | Literal["source"]
+    verified: tuple[str, ...] | Literal["source"]
 
     @property
     def file(self) -> Path:

@@ -97,6 +97,8 @@ def test_a_model_without_a_template_is_told_to_choose_one(tmp_path):
     assert "base-model brings no chat template" in caught.value.text and "chatml" in caught.value.hint
     with pytest.raises(ModelError, match="no template 'chatmll'.*chatml"):
         ChatTemplate.of(tmp_path / "base-model", "chatmll")
+    with pytest.raises(ModelError, match="where qwen2_5 fits its name"):
+        ChatTemplate.of(model_folder(tmp_path / "Qwen2.5-7B", None))
 
 
 def test_our_chatml_ends_turns_with_a_token_that_the_model_knows(tmp_path):

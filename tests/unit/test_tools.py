@@ -104,7 +104,7 @@ def test_deep_nesting_stays_text(format):
         ('<|python_tag|>brave_search.call(query="x y")', "llama3", call("brave_search", {"query": "x y"})),
         ('<tool_call>{"name": "f", "arguments": "{\\"a\\": 1}"}</tool_call>', "hermes", call("f", {"a": 1})),
         ('<tool_call>\n{"name": "f", "arguments": {"a": 1}}', "hermes", call("f", {"a": 1})),
-        ('<tool_call>{"name": "f", "arguments": {"a": "</tool_call>"}}</tool_call>', "hermes", call("f", {"a": "</tool_call>"})),
+        ('<tool_call>{"name": "f", "arguments": {"a": "</tool_call>"}}', "hermes", call("f", {"a": "</tool_call>"})),
         ("[f(a=true, b=None)]", "pythonic", call("f", {"a": True, "b": None})),
         (
             "<|channel|>commentary to=functions.f <|constrain|>json<|message|>{\"a\": 1}<|call|>",
