@@ -267,7 +267,8 @@ def _key(spec: Spec) -> tuple[str, str]:
 
 
 def _label(spec: Spec) -> str:
-    return f"{spec.label} ({spec.unit})" if spec.unit else spec.label
+    said = spec.unit in spec.label.lower().split()  # `Max rows` needs no `(rows)`
+    return f"{spec.label} ({spec.unit})" if spec.unit and not said else spec.label
 
 
 def _is_wide(spec: Spec) -> bool:
