@@ -47,8 +47,7 @@ def sizes(ref: str, dtype: str, workspace: Path) -> Sizes:
         merged = card.parameters * BYTES.get(card.dtype if dtype == "auto" else dtype, 2) + texts
     adapter = None
     if found.adapter is not None:
-        files = ("adapter_model.safetensors", "adapter_config.json")
-        adapter = texts + sum((found.adapter / name).stat().st_size for name in files)
+        adapter = texts + sum(file.stat().st_size for file in found.adapter.glob("adapter_*"))
     return Sizes(merged, adapter, shutil.disk_usage(workspace).free)
 
 
