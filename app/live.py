@@ -135,7 +135,7 @@ def head(watch: Watch) -> str:
     again = f" · attempt {watch.attempt}" if watch.attempt > 1 else ""
     return (
         f'<div class="tb-run-head">{verdict(watch)}<div class="tb-run-line">{pill(watch.state)}'
-        f"<strong>{escape(watch.title)}</strong><span>{escape(doing)}{again}</span></div>"
+        f'<strong title="{escape(watch.title)}">{escape(watch.title)}</strong><span>{escape(doing)}{again}</span></div>'
         f"{progress(watch)}{facts(watch)}</div>"
     )
 
