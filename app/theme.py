@@ -122,6 +122,7 @@ def launch_options(help_of: Mapping[str, Help] | None = None) -> dict[str, Any]:
         "theme": theme(),
         "css_paths": sorted(STATIC.glob("*.css")),
         "head": f'<script type="application/json" id="tb-help">{data}</script>\n{scripts}',
+        "favicon_path": str(STATIC / "favicon.svg"),
         "footer_links": [],
     }
 
