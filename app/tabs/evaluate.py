@@ -206,10 +206,10 @@ class Evaluate:
 
     def _changed(self, *values: Any) -> list[Any]:
         args, problems = self._checked(values)
-        nothing = not refs.newest(self.workspace) and not values[0]
-        words = "" if nothing or not problems else sentence_error(
-            self.form.label(problems[0], values), " ".join(problem.text for problem in problems)
-        )  # fmt: skip
+        nothing = not values[0]  # not chosen yet is no mistake
+        words = '<p class="tb-muted">Choose a model to judge.</p>' if nothing else ""
+        if problems and not nothing:
+            words = sentence_error(self.form.label(problems[0], values), " ".join(problem.text for problem in problems))
         hints = {"data": "the rows that the run held out"}
         news = self.form.news(values, [] if nothing else problems, args, hints=hints)
         return [news, gr.Button(interactive=not problems), words]

@@ -183,9 +183,10 @@ class Export:
             sizes = shelf.sizes(args.tuned, args.dtype, self.workspace)
             if getattr(sizes, args.form) is None:
                 problems.append(Problem("form", "These weights were trained themselves: choose merged."))
-        nothing = not refs.newest(self.workspace) and not values[0]
-        first = "" if nothing or not problems else problems[0]
-        words = sentence_error(self.form.label(first, values), first.text) if first else ""
+        nothing = not values[0]  # not chosen yet is no mistake
+        words = '<p class="tb-muted">Choose a model to export.</p>' if nothing else ""
+        if problems and not nothing:
+            words = sentence_error(self.form.label(problems[0], values), problems[0].text)
         hints = {"to": "the run's name"}
         chosen = args.form if args else "merged"
         return [
