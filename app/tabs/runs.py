@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from app import ledger, live, runs
-from app.board import QUIET, Board
+from app.board import QUIET, Ask, Board
 from app.theme import sentence_error
 from engine.contract.errors import BoardError
 from engine.contract.rundir import Run
@@ -66,6 +66,7 @@ class RunsTab:
         seen = [opened, self.view.watch]
         beside = self.beside = [self.more, self.arguments, self.files, self.checkpoint, self.remove]
         board.asks(lambda ref: ref, (), [opened])
+        board.opens(self._newest, [opened, board.asked["runs"]], [opened])
         board.opens(self._listed, [opened], listing)
         board.moves(self._listed, [opened], listing)
         board.moves(self._beside, [opened], beside)
@@ -93,6 +94,12 @@ class RunsTab:
         self.remove.click(self._ask, opened, [self.confirm, self.question], **QUIET)
         self.keep.click(lambda: gr.Row(visible=False), None, self.confirm, **QUIET)
         self.sure.click(self._delete, opened, [opened, self.said, self.confirm], **QUIET)
+
+    def _newest(self, opened: str, asked: Ask) -> Any:
+        """Somebody comes without a run in mind: the newest one is opened."""
+        if opened or asked.ref:
+            return gr.skip()
+        return next((found.id for found in runs.listed(self.workspace)), "")
 
     def _listed(self, opened: str) -> str:
         return ledger.listing(runs.listed(self.workspace), opened)
