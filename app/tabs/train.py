@@ -296,10 +296,12 @@ class Train:
         return [json.dumps({"name": name, "text": text.dump(args)}), ""]
 
     def _load(self, file: str | None) -> list[Any]:
+        path = Path(file or "")
         try:
-            args = text.load(Path(file or ""), kind="train")
+            args = text.load(path, kind="train")
         except BoardError as problem:
-            return [*(gr.skip() for _ in self.form.inputs), sentence_error("This file was not loaded.", problem.text)]
+            why = problem.text.replace(str(path), path.name)  # where gradio put the upload says nothing to anybody
+            return [*(gr.skip() for _ in self.form.inputs), sentence_error("This file was not loaded.", why)]
         return [*self.form.shown(args), ""]
 
     def _clone(self, ref: str) -> list[Any]:
