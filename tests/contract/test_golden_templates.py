@@ -9,6 +9,8 @@ from pathlib import Path
 
 import jinja2
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data.conversation import Row
 from data.mask import tokenise
@@ -30,6 +32,15 @@ VENDORS = {
 
 # Templates that have a twin with generation markers, by another hand than ours
 PAIRS = ["cohere", "gemma3", "lfm2", "llama3", "phi3", "phi3_5", "qwen2_5_vl", "qwen3_instruct_2507", "qwen3_vl"]
+# Ours, the vendor's it is written after, and what a conversation may hold beyond text
+TWINS = {
+    "qwen2_5": ("qwen2_5", "calls"), "qwen3": ("qwen3", "calls thoughts"), "qwen2_vl": ("qwen2_5_vl", ""),
+    "qwen3_instruct": ("qwen3_instruct_2507", "calls"), "qwen3_5": ("qwen3_5_think", "calls thoughts"),
+    "qwen3_5_nothink": ("qwen3_5_nothink", "calls thoughts"), "llama3": ("llama3", ""), "phi3": ("phi3_5", ""),
+    "llama3_1": ("llama3_1", "single"), "llama3_2": ("llama3_2", "single"), "gemma3": ("gemma3", ""),
+    "gemma4": ("gemma4_v5", "calls thoughts silent"), "glm4_6": ("glm4moe", "calls thoughts"),
+    "command_r": ("cohere", ""), "lfm2": ("lfm2_v2", "calls"), "gpt_oss": ("gptoss", "single thoughts silent"),
+}  # fmt: skip
 ENDS = ["{{EOS}}", "<|end|>", "<|eot_id|>", "<end_of_turn>", "<|END_OF_TURN_TOKEN|>"]
 
 
@@ -99,6 +110,68 @@ def test_every_golden_family_has_a_template_of_ours():
 def test_our_templates_render_the_golden_text_of_their_families(name, golden):
     source = families()[name].file.read_text(encoding="utf-8")
     check(ChatTemplate(name, source, TOKENS, now=WRITTEN), GOLDEN["families"][golden])
+
+
+WORDS = st.one_of(
+    st.sampled_from(
+        [" lead", "trail\n", "\n\nx", "<think>\nt\n</think>\n\nz", "x</think>y", "5", "/nothink", "四 <b>&\"'\\"]
+    ),
+    st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1, max_size=8),
+)
+VALUES = st.recursive(
+    st.one_of(WORDS, st.integers(), st.booleans(), st.none()),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from("abé"), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@st.composite
+def talks(draw, holds: str) -> tuple[list[dict], list[dict] | None]:
+    """A conversation of any length, ending in an answer, and the tools if it calls any."""
+    messages = [{"role": "system", "content": draw(WORDS)}] if draw(st.booleans()) else []
+    tools = conversations()["tools"][1] if holds.startswith(("calls", "single")) and draw(st.booleans()) else None
+    for _ in range(draw(st.integers(1, 3))):
+        messages.append({"role": "user", "content": draw(WORDS)})
+        for _ in range(draw(st.integers(0, 2)) if tools else 0):
+            arguments = st.dictionaries(st.sampled_from(["a", "b"]), VALUES, max_size=2)
+            calls = [
+                {
+                    "type": "function",
+                    "function": {"name": "add", "arguments": draw(arguments)},
+                    "id": f"call0000{index}",
+                }
+                for index in range(draw(st.integers(1, 1 if "single" in holds else 2)))
+            ]
+            said = "" if "silent" in holds else draw(st.just("") | WORDS)
+            messages.append({"role": "assistant", "content": said, "tool_calls": calls} | draw(thoughts(holds)))
+            messages += [
+                {"role": "tool", "name": "add", "tool_call_id": call["id"], "content": draw(WORDS)} for call in calls
+            ]
+        messages.append({"role": "assistant", "content": draw(WORDS)} | draw(thoughts(holds)))
+    return messages, tools
+
+
+def thoughts(holds: str) -> st.SearchStrategy[dict]:
+    thought = st.fixed_dictionaries({"reasoning_content": WORDS})
+    return st.just({}) | thought if "thoughts" in holds else st.just({})
+
+
+@pytest.mark.parametrize("name", TWINS)
+@settings(max_examples=15, deadline=None)
+@given(data=st.data())
+def test_our_templates_equal_the_vendors_on_any_conversation(name, data):
+    vendor, holds = TWINS[name]
+    messages, tools = data.draw(talks(holds))
+    [file] = [file for file in vendor_templates() if file.stem == vendor]
+    ours, theirs = (
+        ChatTemplate(source.stem, source.read_text(encoding="utf-8"), TOKENS, now=WRITTEN)
+        for source in (families()[name].file, file)
+    )
+    assert ours.render(messages, tools) == theirs.render(messages, tools)
+    asked = messages[:-1]
+    assert ours.render(asked, tools, add_generation_prompt=True) == theirs.render(
+        asked, tools, add_generation_prompt=True
+    )
 
 
 @pytest.mark.parametrize("train_on", ["assistant", "last"])
