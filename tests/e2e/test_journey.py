@@ -16,7 +16,9 @@ import pytest
 from playwright.sync_api import expect
 
 from engine.contract.rundir import Run, records, runs
+from tests.e2e.browser import PATIENCE
 
+expect.set_options(timeout=PATIENCE)
 MODEL = "SmolLM2-135M-Instruct"
 READY = Path(__file__).parents[2] / "workspace" / "models" / MODEL
 LONG = 900_000  # milliseconds: a whole training run on a slow machine
