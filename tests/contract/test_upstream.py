@@ -91,3 +91,12 @@ def test_further_settings_are_checked_against_the_trainers_own_names() -> None:
     with pytest.raises(ArgsError) as caught:
         extra({"learnin_rate": 1, "output_dir": "x"}, SFTConfig)
     assert [problem.path for problem in caught.value.problems] == ["extra.learnin_rate", "extra.output_dir"]
+
+
+def test_further_settings_cannot_override_what_has_a_field_of_its_own() -> None:
+    from trl import SFTConfig
+
+    given = {spec.to.partition(".")[2]: 1 for spec in SENT if spec.to.startswith("trainer.")}
+    with pytest.raises(ArgsError) as caught:
+        extra({**given, "max_steps": 1, "gradient_checkpointing": True}, SFTConfig)
+    assert len(caught.value.problems) == len(given) + 2 > 10
