@@ -200,7 +200,7 @@ def start_training(workspace: Path, args: TrainArgs, *, rows: int = 0, allowed: 
     if problems := preflight.problems(args, workspace, allowed):
         raise ArgsError(problems)
     facts = auto.Facts(machine.machine(), _parameters(workspace, args, allowed), rows)
-    args = auto.resolved(args, facts)
+    args = auto.resolved(preflight.grounded(args, workspace), facts)
     label = args.name or f"{args.task.kind}-{args.model.path.rstrip('/').rpartition('/')[2]}"
     return starter.start(workspace, label, text.dump(args), devices=machine.device_ids(args.compute.device))
 
@@ -209,6 +209,7 @@ def start(workspace: Path, args: AnyArgs, label: str, *, allowed: Sequence[Path]
     """Start a run of any other kind. A server shares its device; all else holds it alone. Raises as for training."""
     if problems := preflight.problems(args, workspace, allowed):
         raise ArgsError(problems)
+    args = preflight.grounded(args, workspace)
     devices = machine.device_ids(getattr(args, "device", "auto"))
     return starter.start(
         workspace, args.name or label, text.dump(args), devices=devices, share=isinstance(args, ServeArgs)

@@ -7,15 +7,20 @@ model or a driver can tell, the worker finds out.
 from __future__ import annotations
 
 import glob
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from data import forecast, models, registry, weights
 from data.models import Card
 from data.render import ChatTemplate, names
+from engine.contract import text
 from engine.contract.args import AnyArgs, EvaluateArgs, ExportArgs, ServeArgs, TrainArgs
+from engine.contract.auto import Facts, resolved
 from engine.contract.errors import BoardError, Problem
+from engine.contract.machine import machine
 from engine.contract.methods import Freeze, Lora
 from engine.contract.rundir import Run
 
@@ -28,6 +33,12 @@ DEVICE_FILES = {
     "npu": ("/dev/davinci*",),
     "xpu": ("/dev/dri", "/dev/dxg"),
 }
+# What a run that goes on from a checkpoint shares with its parent: the weights that move, and the rows held out. A
+# change in the latter would measure on rows that the parent was trained on.
+INHERITED = (
+    "model.path", "model.revision", "method", "data.train", "data.validation", "data.validation_share",
+    "data.max_rows", "steps.seed",
+)  # fmt: skip
 
 
 def problems(
@@ -59,6 +70,26 @@ def notes(args: AnyArgs, workspace: Path) -> list[str]:
     except BoardError:
         return []
     return [] if place.folder else [f"{place.hub_id} is not on this machine yet; the run downloads it first."]
+
+
+def grounded(args: Any, workspace: Path) -> Any:
+    """`args` with every file and folder that is named from the working directory by its whole path, so that the args
+    file means the same wherever it is read. Names of datasets, models, runs and exports stay."""
+    datasets = {entry.name for entry in registry.entries(workspace)}
+
+    def whole(said: str) -> str:
+        path = Path(said).expanduser()
+        named = said in datasets or said.startswith("exports/")
+        named |= "/" not in said and (workspace / "models" / said).is_dir()
+        named |= Run(workspace / "runs" / said.partition("/")[0]).args_path.is_file()
+        return said if named or not said or not path.exists() else os.path.abspath(path)
+
+    content = args.model_dump()
+    for place in (content, content.get("model", {}), content.get("data", {})):
+        for name in {"path", "train", "validation", "data", "tuned", "base", "models"} & set(place):
+            if isinstance(value := place[name], (str, list)):
+                place[name] = whole(value) if isinstance(value, str) else [whole(word) for word in value]
+    return type(args).model_validate(content)
 
 
 def _refs(args: EvaluateArgs | ServeArgs | ExportArgs) -> list[tuple[str, str]]:
@@ -129,13 +160,29 @@ def _resume(args: TrainArgs, workspace: Path) -> Iterator[Problem]:
         return
     parent = Run(workspace / "runs" / args.resume.run)
     saved = [folder.name for _, folder in parent.checkpoints()]
-    if not parent.args_path.is_file():
+    if parent.id != args.resume.run or not parent.args_path.is_file():
         yield Problem("resume.run", f"There is no run {args.resume.run!r} in {workspace}.")
     elif not saved:
         yield Problem("resume.run", f"{args.resume.run} has no checkpoint to go on from. Start a new run instead.")
     elif args.resume.checkpoint and args.resume.checkpoint not in saved:
         said = f"{args.resume.run} has no checkpoint {args.resume.checkpoint}. It has {', '.join(saved)}."
         yield Problem("resume.checkpoint", said)
+    else:
+        yield from _inherited(args, parent, workspace)
+
+
+def _inherited(args: TrainArgs, parent: Run, workspace: Path) -> Iterator[Problem]:
+    try:
+        before = text.load(parent.args_path, kind="train")
+    except BoardError as problem:
+        yield _problem("resume.run", problem)
+        return
+    device = Facts(machine())
+    was, now = (resolved(grounded(one, workspace), device).model_dump() for one in (before, args))
+    for path in INHERITED:
+        if text.at(was, path) != text.at(now, path):
+            said = f"{parent.id} was trained with another value, and what goes on from it must keep that."
+            yield Problem(path, f"{said} Take the parent's, or start a new run.")
 
 
 def _device(path: str, device: str) -> Iterator[Problem]:

@@ -27,6 +27,7 @@ def begin(args: AnyArgs, workspace: Path) -> Run:
     """
     if problems := preflight.problems(args, workspace):
         raise ArgsError(problems)
+    args = preflight.grounded(args, workspace)
     if isinstance(args, TrainArgs):
         args = resolved(args, Facts(machine(), parameters=_parameters(args, workspace)))
     device = args.compute.device if isinstance(args, TrainArgs) else args.device

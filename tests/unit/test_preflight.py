@@ -1,0 +1,67 @@
+"""What is said to arguments before a run is made: what a resumed run must keep, and paths that hold anywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data import preflight
+from engine.contract import rundir, text
+
+ROW = '{"prompt": "a", "completion": "b"}\n'
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a dataset and a model's folder, outside the workspace."""
+    folder = tmp_path / "here"
+    (folder / "model").mkdir(parents=True)
+    (folder / "mine.jsonl").write_text(ROW)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def args(*words: str, kind: str = "train") -> Any:
+    return text.parse({}, words, kind=kind)
+
+
+@pytest.mark.parametrize(
+    ("changes", "paths"),
+    [
+        ([], []),
+        (["steps.epochs=9", "steps.batch_size=1", "optim.learning_rate=1e-5", "data.max_length=99"], []),
+        (["data=./mine.jsonl", "method.alpha=32"], []),
+        (["steps.seed=7"], ["steps.seed"]),
+        (["data.validation_share=0.5", "data.max_rows=3"], ["data.validation_share", "data.max_rows"]),
+        (["model=other", "method=full", "data=sql"], ["model.path", "method", "data.train"]),
+    ],
+)
+def test_a_resumed_run_keeps_its_weights_and_the_rows_held_out(
+    tmp_path: Path, here: Path, changes: list[str], paths: list[str]
+) -> None:
+    before = args("model=some", "data=mine.jsonl")
+    parent = rundir.make(tmp_path, "parent", text.dump(preflight.grounded(before, tmp_path)))
+    (parent.checkpoints_path / "step-2").mkdir(parents=True)
+    given = args("model=some", "data=mine.jsonl", f"resume.run={parent.id}", *changes)
+    found = [problem for problem in preflight.problems(given, tmp_path) if "was trained with" in problem.text]
+    assert sorted(problem.path for problem in found) == sorted(paths)
+
+
+def test_only_a_run_of_this_workspace_is_resumed(tmp_path: Path) -> None:
+    parent = rundir.make(tmp_path, "parent", text.dump(args()))
+    (parent.checkpoints_path / "step-2").mkdir(parents=True)
+    said = [str(problem) for problem in preflight.problems(args(f"resume.run=../runs/{parent.id}"), tmp_path)]
+    assert any(f"resume.run: There is no run '../runs/{parent.id}'" in line for line in said)
+
+
+def test_paths_of_the_working_directory_are_written_down_whole_and_names_stay(tmp_path: Path, here: Path) -> None:
+    run = rundir.make(tmp_path, "parent", text.dump(args()))
+    (tmp_path / "models" / "model").mkdir(parents=True)
+    found = preflight.grounded(args("model=./model", "data=[sql, mine.jsonl, nowhere.jsonl]"), tmp_path)
+    assert found.model.path == str(here / "model")
+    assert found.data.train == ["sql", str(here / "mine.jsonl"), "nowhere.jsonl"]
+    assert preflight.grounded(args("model=model"), tmp_path).model.path == "model"
+    served = preflight.grounded(args(f"models=[{run.id}, ./model, me/hub]", kind="serve"), tmp_path)
+    assert served.models == [run.id, str(here / "model"), "me/hub"]
