@@ -30,7 +30,7 @@ class Recording:
     def record(self, run: Run, report: Report, stop: Stop, *, keep: int, samples: list[str]) -> None:
         self.run, self.report, self.stop, self.keep, self.samples = run, report, stop, keep, samples
         self.tokens_seen, self.tokens_logged, self.logged_at = 0, 0, time.monotonic()
-        self.broken_steps = 0
+        self.broken_steps, self.broken_since = 0, 0
         self.add_callback(Watch(self))
 
     def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any, **more: Any) -> torch.Tensor:
@@ -64,7 +64,9 @@ class Recording:
         }  # fmt: skip
 
     def _watch_numbers(self, logs: dict[str, float]) -> None:
-        broken = [name for name in ("loss", "grad_norm") if not math.isfinite(float(logs.get(name, 0.0)))]
+        # In fp16 the gradient's overflow is daily life: the scaler leaves the step out and takes a smaller scale.
+        watched = ("loss",) if self.args.fp16 else ("loss", "grad_norm")
+        broken = [name for name in watched if not math.isfinite(float(logs.get(name, 0.0)))]
         if not broken:
             self.broken_steps = 0
             return
@@ -72,11 +74,18 @@ class Recording:
         if self.broken_steps == 1:
             self.report.warn(f"The {' and the '.join(broken)} is not a number at step {self.state.global_step}.",
                              "One more such step ends the run.")  # fmt: skip
+            self.broken_since = self.state.global_step
             return
-        raise BoardError(
-            f"The loss is no longer a number since step {self.state.global_step - 1}: the weights are ruined.",
-            "Lower optim.learning_rate (try a tenth), or set model.dtype to fp32; checkpoints from before are intact.",
-        )
+        self.check_numbers()
+
+    def check_numbers(self) -> None:
+        """Raise BoardError when the last loss was no number: such weights are neither trained on nor saved."""
+        if self.broken_steps:
+            raise BoardError(
+                f"The loss is no longer a number since step {self.broken_since}: the weights are ruined.",
+                "Lower optim.learning_rate (try a tenth), or set model.dtype to fp32; checkpoints from before are "
+                "intact.",
+            )
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"

@@ -17,7 +17,7 @@ from transformers import TrainerCallback, set_seed
 from data import models
 from engine import methods
 from engine.contract.args import TrainArgs
-from engine.contract.auto import Facts, resolved
+from engine.contract.auto import Facts, resolved, total_steps
 from engine.contract.errors import ArgsError, ModelError, Problem, ResourceError
 from engine.contract.machine import machine
 from engine.contract.rundir import Run, write_json
@@ -43,7 +43,10 @@ def run(args: TrainArgs, run: Run, report: Report, stop: Stop) -> None:
 
     report.phase("preparing")
     rows = rows_of(args, folder, run, report)
-    args = resolved(args, Facts(machine(), models.card(folder).parameters, rows=len(rows.train)))
+    facts = Facts(machine(), models.card(folder).parameters, rows=len(rows.train))
+    args = resolved(args, facts)
+    if checkpoint:
+        _check_steps_left(checkpoint, total_steps(args, facts))
 
     report.phase("loading")
     model = model_of(
@@ -85,6 +88,7 @@ def run(args: TrainArgs, run: Run, report: Report, stop: Stop) -> None:
         draw(run)
         if stop.asked:
             raise Stopped
+        trainer.check_numbers()
         report.phase("saving")
         _save(trainer, tokenizer, args, run, own_dtype if args.model.dtype != "fp32" else torch.float32)
         draw(run)
@@ -111,6 +115,14 @@ def _checkpoint_to_resume(args: TrainArgs, run: Run) -> Path | None:
             f"It has {', '.join(saved)}." if saved else "Start a new run instead.",
         )
     return saved[wanted]
+
+
+def _check_steps_left(checkpoint: Path, steps: int) -> None:
+    """The library would take a step too many."""
+    if int(checkpoint.name.removeprefix("step-")) >= steps:
+        said = f"{checkpoint.name} is the end of a run of {steps} steps."
+        hint = "Raise steps.epochs (or steps.max_steps) to train on, or take the checkpoint as it is."
+        raise ArgsError([Problem("resume.checkpoint", f"{said} {hint}")])
 
 
 def _check_length(args: TrainArgs, model: Any) -> None:

@@ -151,6 +151,12 @@ def test_resuming_from_a_checkpoint_that_is_not_there_names_those_that_are(works
         train(workspace, *LORA, f"resume.run={run.id}", "resume.checkpoint=step-3")
 
 
+def test_there_is_nothing_to_resume_at_the_end_of_a_run(workspace: Path) -> None:
+    run = train(workspace, *LORA, "steps.max_steps=2", "record.save_every=2")
+    with pytest.raises(ArgsError, match="step-2 is the end of a run of 2 steps. Raise steps.epochs"):
+        train(workspace, *LORA, "steps.max_steps=2", f"resume.run={run.id}")
+
+
 def test_a_stop_saves_a_checkpoint_and_ends(workspace: Path) -> None:
     stop = Stop()
     stop.asked = True
@@ -192,6 +198,17 @@ def test_a_loss_that_is_no_number_warns_then_ends_with_advice(workspace: Path, m
     from engine.contract.rundir import Run
 
     assert "not a number at step 1" in events(Run(run), "warning")[0]["text"]
+
+
+def test_a_run_whose_last_loss_is_no_number_keeps_no_model(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from engine.recipes.sft import Task
+
+    compute = Task.compute_loss
+    monkeypatch.setattr(Task, "compute_loss", lambda self, *a, **k: compute(self, *a, **k) * float("nan"))
+    with pytest.raises(BoardError, match="no longer a number since step 1: the weights are ruined"):
+        train(workspace, *LORA, "steps.max_steps=1")
+    [run] = [path for path in (workspace / "runs").iterdir()]
+    assert not (run / "model").exists()
 
 
 def test_rows_cut_to_nothing_are_counted_and_never_trained(workspace: Path) -> None:
