@@ -344,6 +344,6 @@ def _proof(checks: dict[str, Difference]) -> str:
     whole, merge = checks["whole"], checks.get("merge")
     exact = f"the merge itself is exact to {merge.max_difference:.1g}; " if merge else ""
     return (
-        f"Verified: {exact}loaded afresh, logits differ by at most {whole.max_difference:.2g}, and the most likely token "
-        f"is the same at {whole.top1_equal} of {whole.positions} positions."
+        f"Verified: {exact}loaded afresh, logits differ by at most {whole.max_difference:.2g}, and the most likely "
+        f"token is the same at {whole.top1_equal} of {whole.positions} positions."
     )
