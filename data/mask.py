@@ -89,10 +89,12 @@ def _blank(text: str, encoded: Encoded, index: int, tokenizer: TextTokenizer) ->
 
 
 def _by_markers(row: Row, template: ChatTemplate, train_on: TrainOn) -> tuple[str, list[tuple[int, int]]]:
-    """What the template marks; the last turn is what it marks beyond the rendering of all that came before."""
+    """What the template marks; the last turn is its last span, or what it marks beyond the text of what came before."""
     text, spans = template.spans(row.messages, row.tools)
     known = 0
-    if train_on == "last":
+    if train_on == "last" and len(spans) == len(_answers(row)):  # one each, even where earlier turns change afterwards
+        spans = spans[-1:]
+    elif train_on == "last":
         before = template.render(row.messages[: _answers(row)[-1]], row.tools)
         known = len(commonprefix([text, before]))
     spans = [(begin, end) for begin, end in spans if end > max(begin, known)]

@@ -149,6 +149,12 @@ def test_a_template_that_marks_nothing_is_refused(tokenizer):
         trained(CHAT, "{% generation %}{% endgeneration %}" + CHATML, tokenizer)
 
 
+def test_the_last_turn_is_found_where_earlier_ones_change_after_it(tokenizer):
+    # as gpt-oss does, an answer shows more of itself while it is the last
+    changing = MARKED.replace("{% generation %}", "{% generation %}{% if loop.last %}{{ '!' }}{% endif %}")
+    assert trained(CHAT, changing, tokenizer, "last") == ["!你好<|im_end|>"]
+
+
 def test_a_turn_may_be_marked_in_pieces(tokenizer):
     pieces = (
         "{% for message in messages %}{% if message.role == 'assistant' %}{% generation %}{{ message.content }}"
