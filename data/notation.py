@@ -206,10 +206,10 @@ def _gemma_value(text: str) -> tuple[Any, str]:
         return _gemma_object(text[1:])
     if text.startswith("["):
         return _gemma_list(text[1:])
-    found = re.match(r"[^,{}\[\]]+", text)
-    if not found:
+    plain = re.match(r"[^,{}\[\]]+", text)
+    if not plain:
         raise Unreadable
-    return json.loads(found.group()), text[found.end() :]
+    return json.loads(plain.group()), text[plain.end() :]
 
 
 def _gemma_object(text: str) -> tuple[dict[str, Any], str]:
