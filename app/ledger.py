@@ -6,6 +6,7 @@ Takes summaries and folders, gives escaped HTML. It starts nothing and knows no 
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Sequence
 from html import escape
@@ -39,7 +40,7 @@ def item(one: Summary) -> str:
     """One line of the list: the name and state, what it is, and how it went."""
     took = duration(one.seconds) if one.seconds is not None else ""
     loss = f"loss {one.best_loss:.3g}" if one.best_loss is not None else ""
-    about = " · ".join(filter(None, (one.about, loss, took)))
+    about = " · ".join(filter(None, (loss, took, one.about)))  # what is cut where it is narrow comes last
     return (
         f'<span class="tb-item-top"><strong>{escape(one.title)}</strong>{pill(one.state)}</span>'
         f'<span class="tb-item-about"><span>{escape(about)}</span><time>{when(one.began)}</time></span>'
@@ -74,13 +75,20 @@ def arguments(run: Run) -> str:
     except ArgsError as problem:
         return sentence_error("The arguments of this run are of another version of the board.", problem.text)
     changed = text.changes(args)
-    command = f'<pre class="tb-command">{escape(text.command(args))}</pre>'
+    said = f'<pre class="tb-command">{escape(command(args, run.path.parents[1]))}</pre>'
     first = _table(changed) if changed else '<p class="tb-muted">Every argument is at its default.</p>'
     return (
         f'<h3 class="tb-title">Not at their default</h3>{first}'
-        f'<h3 class="tb-title">The same run from a terminal</h3>{command}'
+        f'<h3 class="tb-title">The same run from a terminal</h3>{said}'
         f"<details><summary>All arguments</summary>{_table(_all(args))}</details>"
     )
+
+
+def command(args: AnyArgs, workspace: Path) -> str:
+    """What to paste in the board's folder to repeat a run; it names the workspace where that is not the usual one."""
+    said = text.command(args)
+    usual = workspace.resolve() == Path("workspace").resolve()
+    return said if usual else f"{said} --workspace {shlex.quote(str(workspace))}"
 
 
 def _all(args: AnyArgs) -> list[tuple[str, Any]]:

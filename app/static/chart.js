@@ -233,7 +233,7 @@
       button.onclick = () => change({ axis });
       return button;
     });
-    const log = make("button", { type: "button", class: "tb-toggle" }, "Log");
+    const log = make("button", { type: "button", class: "tb-toggle" }, "Log scale");
     log.onclick = () => change({ log: !wish.log });
     const slider = make("input", { type: "range", min: 0, max: 0.99, step: 0.01, "aria-label": "Smoothing" });
     const amount = make("output");

@@ -14,7 +14,7 @@ from typing import Any
 
 import gradio as gr
 
-from app import forecast, live, outlook, rows, runs
+from app import forecast, ledger, live, outlook, rows, runs
 from app.board import QUIET, Board
 from app.form import Form
 from app.theme import Help, sentence_error
@@ -92,7 +92,7 @@ class Train:
     def _right(self) -> None:
         with gr.Column(elem_classes="tb-card", elem_id="train-plan") as self.plan:
             gr.HTML('<h2 class="tb-title">What will happen</h2>', padding=False)
-            self.outlook = gr.HTML(elem_id="train-outlook", padding=False, min_height=260)
+            self.outlook = gr.HTML(elem_id="train-outlook", padding=False, min_height=336)
             with gr.Column(visible=False, elem_id="train-chat-holds") as self.holds:
                 gr.HTML(
                     '<p class="tb-muted">The chat holds the device; the run starts once it is unloaded.</p>',
@@ -114,7 +114,12 @@ class Train:
             self.saved = gr.HTML(html_template="", js_on_load=SAVE, elem_classes="tb-channel", padding=False)
             with gr.Column(visible=False, elem_id="train-previewed") as self.previewed:
                 self.command = gr.Code(
-                    label="The same run from a terminal", language="shell", interactive=False, wrap_lines=True, lines=2
+                    label="The same run from a terminal",
+                    language="shell",
+                    interactive=False,
+                    wrap_lines=True,
+                    lines=2,
+                    show_line_numbers=False,
                 )
                 self.yaml = gr.Code(label="args.yaml", language="yaml", interactive=False, max_lines=24)
         with gr.Column(elem_classes="tb-card", visible=False, elem_id="train-live") as self.live_card:
@@ -285,7 +290,7 @@ class Train:
             args = self._usable(values)
         except BoardError as problem:
             return [gr.Column(visible=False), "", "", sentence_error(problem.text, problem.hint)]
-        return [gr.Column(visible=True), text.dump(args), text.command(args), ""]
+        return [gr.Column(visible=True), text.dump(args), ledger.command(args, self.workspace), ""]
 
     def _save(self, *values: Any) -> list[Any]:
         try:

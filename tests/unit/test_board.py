@@ -8,12 +8,15 @@ import os
 import socket
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import gradio as gr
 import pytest
 
 from app import __main__ as entry
 from app import board, forecast, ledger, outlook, rows, runs
+from app.tabs.runs import RunsTab
 from engine.contract import events, text
 from engine.contract.args import TrainArgs
 from engine.contract.errors import ArgsError, BoardError
@@ -155,6 +158,18 @@ class TestList:
         shown = ledger.arguments(a_run(tmp_path, optim={"learning_rate": 0.003}))
         first, _, rest = shown.partition("All arguments")
         assert "optim.learning_rate" in first and "optim.warmup" not in first and "optim.warmup" in rest
+
+    def test_the_command_names_a_workspace_that_is_not_the_usual_one(self, tmp_path, monkeypatch):
+        workspace = tmp_path / "my work"
+        assert ledger.command(TrainArgs(), workspace) == f"python -m engine train --workspace '{workspace}'"
+        monkeypatch.chdir(tmp_path)
+        assert ledger.command(TrainArgs(), tmp_path / "workspace") == "python -m engine train"
+
+    def test_who_comes_without_a_run_in_mind_sees_the_newest(self, tmp_path):
+        run, tab = a_run(tmp_path), SimpleNamespace(workspace=tmp_path)
+        assert RunsTab._newest(tab, "", board.Ask()) == run.id
+        assert RunsTab._newest(tab, "another", board.Ask()) == gr.skip()
+        assert RunsTab._newest(tab, "", board.Ask("asked-for")) == gr.skip()
 
     def test_times_are_said_as_people_say_them(self):
         now = time.mktime((2026, 11, 21, 15, 0, 0, 0, 0, -1))
