@@ -182,7 +182,8 @@ def progress(watch: Watch) -> str:
 def facts(watch: Watch) -> str:
     """The numbers of the moment; an unknown one is a dash, so that none moves."""
     begun, ended = watch.status.get("started_at"), watch.status.get("ended_at")
-    elapsed = duration(float(str(ended or time.time())) - float(str(begun))) if begun else "–"
+    until = ended or (time.time() if watch.moving else runs.last_sign(watch.run))
+    elapsed = duration(float(str(until)) - float(str(begun))) if begun else "–"
     curve = watch.curve
     shown = {
         "Elapsed": elapsed,

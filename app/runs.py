@@ -138,7 +138,7 @@ def _summary(seen: _Seen) -> Summary:
     _read_losses(seen)
     start, end = status.get("started_at"), status.get("ended_at")
     if state == "lost" and end is None:
-        end = _last_sign(run)
+        end = last_sign(run)
     found = Summary(
         run=run,
         state=state,
@@ -177,7 +177,7 @@ def _read_losses(seen: _Seen) -> None:
                 seen.best[name] = min(value, seen.best.get(name, value))
 
 
-def _last_sign(run: Run) -> float:
+def last_sign(run: Run) -> float:
     """When a run that was lost was last seen to work: the newest of the files that it writes."""
     files = (run.metrics_path, run.events_path, run.log_path, run.args_path)
     return max(file.stat().st_mtime for file in files if file.exists())
