@@ -161,3 +161,8 @@ def read(news: str) -> dict[str, Any]:
     import json
 
     return json.loads(news)
+
+
+def test_a_label_says_its_unit_once():
+    labels = {component.elem_id: component.label for component in built(KINDS["evaluate"]).inputs}
+    assert labels["x-max_rows"] == "Max rows" and labels["x-batch_size"] == "Batch size (rows)"
