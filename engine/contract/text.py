@@ -139,11 +139,17 @@ def _value(text: str) -> Any:
 
 def _with(section: type[Section] | None, content: dict[str, Any], path: list[str], value: Any) -> dict[str, Any]:
     head, *rest = path
-    if not rest:
-        return {**content, head: value}
     field = section.model_fields.get(head) if section else None
     inside = sections(field.annotation) if field else ()
     inner = content.get(head)
+    if not rest:
+        short = inside[0].shorthand or "kind" if inside else ""
+        known = inside[0].model_fields.get(short) if inside else None
+        # `data=my.jsonl` after `data.max_length=99` says the rows alone; another method begins anew.
+        if known and isinstance(inner, Mapping) and not isinstance(value, Mapping):
+            if short != "kind" or inner.get("kind", known.default) == value:
+                return {**content, head: {**inner, short: value}}
+        return {**content, head: value}
     if isinstance(inner, (str, list)) and inside:
         # What a bare value stands for: `method=full method.x=1`, `data=my.jsonl data.max_rows=10`.
         inner = {inside[0].shorthand or "kind": inner}

@@ -281,3 +281,15 @@ def test_changes_come_in_the_order_of_declaration_and_leave_other_variants_out()
 
 def test_every_kind_of_run_has_a_command_of_its_own() -> None:
     assert {kind: root.model_fields["kind"].default for kind, root in KINDS.items()} == {kind: kind for kind in KINDS}
+
+
+def test_the_order_of_overrides_does_not_matter_to_a_section_and_its_short_form() -> None:
+    one = parsed(
+        "data.max_length=99", "data=my.jsonl", "model.dtype=fp32", "model=tiny", "method.rank=4", "method=lora"
+    )
+    two = parsed(
+        "data=my.jsonl", "data.max_length=99", "model=tiny", "model.dtype=fp32", "method=lora", "method.rank=4"
+    )
+    assert one == two and (one.data.max_length, one.model.dtype, one.method.rank) == (99, "fp32", 4)
+    assert parsed("method.rank=4", "method=full").method.kind == "full"
+    assert "optim" in str(refused("optim.warmup=0.1", "optim=5"))
