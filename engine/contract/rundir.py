@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from engine.contract.errors import ResourceError
 from engine.contract.queue import held
 
 State = Literal["queued", "running", "done", "failed", "stopped", "lost"]
@@ -165,11 +166,16 @@ def make_locked(workspace: Path, label: str, args_text: str) -> tuple[Run, int]:
     It gets its name last: an observer sees it whole and locked, or not at all, and never takes it for lost.
     """
     folder = workspace / "runs"
-    folder.mkdir(parents=True, exist_ok=True)
     hidden = Run(folder / f".new-{os.urandom(8).hex()}")
-    hidden.path.mkdir()
-    hidden.args_path.write_text(args_text, encoding="utf-8")
-    lock = take_lock(hidden)
+    try:
+        hidden.path.mkdir(parents=True)
+        hidden.args_path.write_text(args_text, encoding="utf-8")
+        lock = take_lock(hidden)
+    except OSError as problem:
+        raise ResourceError(
+            f"The workspace {workspace} cannot be written to: {problem.strerror}.",
+            "Choose another (WORKSPACE=), or free some space.",
+        ) from problem
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{slug(label)}"
     for number in range(1, 10_000):
         run = Run(folder / (stem if number == 1 else f"{stem}-{number}"))

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from engine.contract import rundir
+from engine.contract.errors import ResourceError
 from engine.contract.rundir import Run, make, make_locked, records, runs, slug, take_lock, write_json
 
 
@@ -169,3 +170,10 @@ def test_runs_are_newest_first_and_hidden_folders_and_files_are_no_runs(tmp_path
 def test_what_is_written_is_plain_json(run: Run) -> None:
     write_json(run.env_path, {"name": "Zoë", "n": [1, 2]})
     assert json.loads(run.env_path.read_text(encoding="utf-8")) == {"name": "Zoë", "n": [1, 2]}
+
+
+def test_a_workspace_that_cannot_be_written_to_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResourceError, match="file cannot be written to: Not a directory") as caught:
+        rundir.make(tmp_path / "file", "x", "kind: train\n")
+    assert "WORKSPACE=" in caught.value.hint
