@@ -90,7 +90,8 @@ def _of_run(ref: str, run: Run, checkpoint: str | None) -> Weights:
 
 
 def _of_adapter(ref: str, folder: Path, workspace: Path) -> Weights:
-    base = json.loads((folder / "adapter_config.json").read_text()).get("base_model_name_or_path") or ""
+    said = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    base = said.get("base_model_name_or_path") or ""
     if not base:
         raise ModelError(
             f"{ref} does not say which model it was trained from.", "Name the base in its adapter_config.json."
@@ -99,4 +100,4 @@ def _of_adapter(ref: str, folder: Path, workspace: Path) -> Weights:
     run = Run(parent) if (parent / "args.yaml").is_file() else None
     if run is not None and run.path.parent == (workspace / "runs").resolve():
         return _of_run(ref, run, folder.name if folder.name.startswith("step-") else None)
-    return Weights(ref, base, folder)
+    return Weights(ref, base, folder, revision=said.get("revision") or "")

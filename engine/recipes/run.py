@@ -201,6 +201,7 @@ def _save(trainer: Any, tokenizer: Any, args: TrainArgs, run: Run, dtype: torch.
         if hasattr(model, "peft_config"):
             # The base by the user's name for it, not by the folder that it happened to be loaded from.
             model.peft_config["default"].base_model_name_or_path = args.model.path
+            model.peft_config["default"].revision = args.model.revision or None
             model.save_pretrained(partial, save_embedding_layers=False)
         else:
             model = model.to(dtype)

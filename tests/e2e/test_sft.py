@@ -246,3 +246,12 @@ def test_extra_settings_reach_the_trainer_and_cannot_override_the_board(workspac
         train(workspace, "extra={learnin_rate: 1, output_dir: x}")
     run = train(workspace, *LORA, "extra={neftune_noise_alpha: 5}", "steps.max_steps=1")
     assert run.model_path.is_dir()
+
+
+def test_an_adapter_names_its_base_and_the_base_s_revision(workspace: Path, tmp_path: Path) -> None:
+    from data.weights import find
+
+    run = train(workspace, *LORA, "steps.max_steps=1", "model.revision=abc123")
+    elsewhere = run.model_path.rename(tmp_path / "adapter")
+    found = find(str(elsewhere), workspace)
+    assert (found.base, found.revision) == ("tiny", "abc123")
