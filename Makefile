@@ -54,13 +54,13 @@ setup-test: $(VENV)/.ready-test
 # The stamp is written last, so that an interrupted set-up is done again. One pip call resolves torch with the rest.
 $(VENV)/.ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Tuneboard needs Python 3.11 or newer; say PYTHON=/path/to/python3.11"; exit 1; }
-	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	@$(RUN) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	@echo "Installing Tuneboard into $(VENV) (some minutes, once) ..."
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -e . $(TORCH)
 	@touch $@
 
 $(VENV)/.ready-test: pyproject.toml
-	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	@$(RUN) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	@echo "Installing Tuneboard and its test tools into $(VENV) (some minutes, once) ..."
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[test]' $(TORCH)
 	@touch $@ $(VENV)/.ready
