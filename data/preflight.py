@@ -112,6 +112,10 @@ def _train(args: TrainArgs, workspace: Path, allowed: Sequence[Path], rows: bool
         yield from _against(card, args)
     yield from _datasets("data.train", args.data.train, workspace, allowed, rows)
     yield from _datasets("data.validation", args.data.validation, workspace, allowed, rows)
+    here = grounded(args, workspace)
+    if both := sorted(set(here.data.train) & set(here.data.validation)):
+        said = f"{', '.join(both)} is trained on too (data.train), so it cannot show what was learnt."
+        yield Problem("data.validation", f"{said} Leave it empty to hold out a share of the rows.")
     yield from _resume(args, workspace)
     yield from _device("compute.device", args.compute.device)
     if args.model.dtype == "fp16" and not any(_may_have(device) for device in (*DEVICE_FILES, "mps")):

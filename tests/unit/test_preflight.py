@@ -65,3 +65,9 @@ def test_paths_of_the_working_directory_are_written_down_whole_and_names_stay(tm
     assert preflight.grounded(args("model=model"), tmp_path).model.path == "model"
     served = preflight.grounded(args(f"models=[{run.id}, ./model, me/hub]", kind="serve"), tmp_path)
     assert served.models == [run.id, str(here / "model"), "me/hub"]
+
+
+def test_rows_that_are_trained_on_do_not_measure(tmp_path: Path, here: Path) -> None:
+    given = args("data=[sql, ./mine.jsonl]", "data.validation=[identity, mine.jsonl]")
+    [said] = [problem for problem in preflight.problems(given, tmp_path) if problem.path == "data.validation"]
+    assert said.text.startswith(f"{here / 'mine.jsonl'} is trained on too")
