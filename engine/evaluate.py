@@ -39,6 +39,7 @@ class Candidate:
     lineage: Lineage
     folder: Path
     template: str | None
+    trust: bool
     items: list[Item | None] = field(default_factory=list)
 
     @property
@@ -94,11 +95,12 @@ def _candidates(args: EvaluateArgs, run: Run, report: Report) -> dict[str, Candi
         revision = tuned.revision if name == "base" and args.base == "auto" else found.revision
         # Resolved: two names of one folder are one model in memory.
         folder = folder_of(found.weights.base, workspace, revision, say=report.note).resolve()
-        pair[name] = Candidate(found, folder, found.template)
+        pair[name] = Candidate(found, folder, found.template, found.trust_remote_code)
     if base.run is None and base.weights.adapter is None and tuned.base:
         origin = folder_of(tuned.base, workspace, tuned.revision, say=report.note).resolve()
         if origin == pair["base"].folder:
             pair["base"].template = tuned.template  # the base is asked as the tuned model was taught to be asked
+            pair["base"].trust = tuned.trust_remote_code  # the consent was to this very code
     return pair
 
 
@@ -165,7 +167,7 @@ def _sharing(pair: dict[str, Candidate]) -> list[list[str]]:
 
 def _load(pair: dict[str, Candidate], names: list[str], dtype: torch.dtype, device: torch.device) -> Any:
     first = pair[names[0]]
-    trust = any(pair[name].lineage.trust_remote_code for name in names)
+    trust = any(pair[name].trust for name in names)
     model = model_of(first.folder, dtype=dtype, device=device, trust_remote_code=trust)
     for name in names:
         if adapter := pair[name].adapter:
