@@ -217,8 +217,10 @@ def start(workspace: Path, args: AnyArgs, label: str, *, allowed: Sequence[Path]
 
 
 def resumed(parent: Run, checkpoint: str) -> TrainArgs:
-    """The arguments of a new run that goes on from `checkpoint` (`step-40`) of `parent`."""
+    """The arguments of a new run that goes on from `checkpoint` (`step-40`) of `parent`; empty: from the newest."""
     args = text.load(parent.args_path, kind="train")
+    if not checkpoint and (saved := parent.checkpoints()):
+        checkpoint = saved[-1][1].name
     content: dict[str, Any] = args.model_dump()
     content["resume"] = {"run": parent.id, "checkpoint": checkpoint}
     return text.parse(content, kind="train")  # type: ignore[return-value]

@@ -94,10 +94,14 @@ def _candidates(args: EvaluateArgs, run: Run, report: Report) -> dict[str, Candi
     for name, found in (("base", base), ("tuned", tuned)):
         revision = tuned.revision if name == "base" and args.base == "auto" else found.revision
         # Resolved: two names of one folder are one model in memory.
-        folder = folder_of(found.weights.base, workspace, revision, say=report.note).resolve()
+        folder = folder_of(
+            found.weights.base, workspace, revision, code=found.trust_remote_code, say=report.note
+        ).resolve()
         pair[name] = Candidate(found, folder, found.template, found.trust_remote_code)
     if base.run is None and base.weights.adapter is None and tuned.base:
-        origin = folder_of(tuned.base, workspace, tuned.revision, say=report.note).resolve()
+        origin = folder_of(
+            tuned.base, workspace, tuned.revision, code=tuned.trust_remote_code, say=report.note
+        ).resolve()
         if origin == pair["base"].folder:
             pair["base"].template = tuned.template  # the base is asked as the tuned model was taught to be asked
             pair["base"].trust = tuned.trust_remote_code  # the consent was to this very code

@@ -88,7 +88,8 @@ def _plan(args: ExportArgs, run: Run, report: Report) -> Plan:
             f"There is an export called {name} already, and it is not overwritten.",
             "Give another folder name (to), or remove that folder first.",
         )
-    folder = folder_of(found.weights.base, run.workspace, found.revision if adapter else "", say=report.note)
+    revision = found.revision if adapter else ""
+    folder = folder_of(found.weights.base, run.workspace, revision, code=found.trust_remote_code, say=report.note)
     if args.form == "adapter" and adapter is None:
         raise ModelError(
             f"{args.tuned} has no adapter: its weights were trained themselves.", "Set form to merged: the whole model."

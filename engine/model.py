@@ -45,14 +45,17 @@ def dtype_of(wanted: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16
 
 
-def folder_of(name: str, workspace: Path, revision: str = "", say: Any = print) -> Path:
-    """The folder of the model called `name`; a hub model that is not here yet is fetched into the user's own cache."""
+def folder_of(name: str, workspace: Path, revision: str = "", *, code: bool = False, say: Any = print) -> Path:
+    """The folder of the model called `name`; a hub model that is not here yet is fetched into the user's own cache.
+
+    `code`: the user consented to the model's own Python files, so a hub model's snapshot must have them.
+    """
     place = models.find(name, workspace, revision)
-    if place.folder is not None:
+    if place.folder is not None and not (code and place.hub_id and not any(place.folder.glob("*.py"))):
         return place.folder
     from engine import fetch
 
-    return fetch.fetch(place.hub_id, workspace, revision=revision or None, say=say)
+    return fetch.fetch(place.hub_id, workspace, revision=revision or None, code=code, say=say)
 
 
 def tokenizer_of(folder: Path, template: str = "auto", *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

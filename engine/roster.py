@@ -101,7 +101,7 @@ def load(args: ServeArgs, workspace: Path, say: Callable[[str], None] = print) -
     groups: dict[Path, list[_Wanted]] = {}
     for word in dict.fromkeys(args.models):
         weights = named.find(word, workspace)
-        folder = folder_of(weights.base, workspace, weights.revision, say=say)
+        folder = folder_of(weights.base, workspace, weights.revision, code=args.trust_remote_code, say=say)
         groups.setdefault(folder, []).append(_Wanted(word, weights))
     _check_room(list(groups), dtype)
     loaded: dict[str, Voice] = {}

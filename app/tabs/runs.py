@@ -125,11 +125,13 @@ class RunsTab:
         if run is None:
             return [gr.Column(visible=False), "", "", gr.Dropdown([], value=None), gr.Button(interactive=False)]
         steps = [folder.name for _, folder in reversed(run.checkpoints())]
+        # The newest by meaning and not by name: a stop may save one more after this list was made.
+        offered = [("newest", ""), *((step, step) for step in steps)]
         return [
             gr.Column(visible=True),
             ledger.arguments(run),
             ledger.files(run),
-            gr.Dropdown(steps, value=steps[0] if steps else None, visible=bool(steps)),
+            gr.Dropdown(offered, value="", visible=bool(steps)),
             gr.Button(interactive=run.state() not in runs.MOVING),
         ]
 

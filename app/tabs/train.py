@@ -313,4 +313,8 @@ class Train:
         run = runs.opened(self.workspace, ref)
         if run is None:
             return [*(gr.skip() for _ in self.form.inputs), sentence_error(f"There is no run {ref} any more."), ""]
-        return [*self._load(str(run.args_path)), ""]
+        try:
+            args = text.load(run.args_path, ["resume={}"], kind="train")  # a copy begins at the beginning
+        except BoardError as problem:
+            return [*(gr.skip() for _ in self.form.inputs), sentence_error(problem.text, problem.hint), ""]
+        return [*self.form.shown(args), "", ""]

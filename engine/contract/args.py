@@ -89,7 +89,7 @@ class TrainArgs(Args):
                     f"{rows} is not {steps.batch_size} (steps.batch_size) x {steps.accumulation} (steps.accumulation). "
                     "Leave one of accumulation and global batch on auto.",
                 )
-        if steps.max_steps is None and self.optim.warmup > 1 and self.optim.warmup != int(self.optim.warmup):
+        if self.optim.warmup > 1 and self.optim.warmup != int(self.optim.warmup):
             yield Problem(
                 "optim.warmup", f"{self.optim.warmup} is neither a share (below 1) nor a whole number of steps."
             )

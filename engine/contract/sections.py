@@ -138,9 +138,9 @@ class Data(Section):
     )
     workers: int | Auto = arg(
         AUTO,
-        "Processes that turn rows into tokens.",
+        "Further processes that turn rows into tokens.",
         when="Lower it when memory is short while preparing.",
-        usual="auto: one per core for large sets, none for small ones",
+        usual="auto: none, because one process already uses every core",
         ge=0,
         le=256,
     )

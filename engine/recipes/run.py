@@ -38,7 +38,8 @@ def run(args: TrainArgs, run: Run, report: Report, stop: Stop) -> None:
     device = device_of(args.compute.device)
     dtype = _dtype(args, device)
     checkpoint = _checkpoint_to_resume(args, run)
-    folder = folder_of(args.model.path, run.workspace, args.model.revision, say=report.note)
+    consent = args.model.trust_remote_code
+    folder = folder_of(args.model.path, run.workspace, args.model.revision, code=consent, say=report.note)
     tokenizer = tokenizer_of(folder, args.model.template, trust_remote_code=args.model.trust_remote_code)
 
     report.phase("preparing")

@@ -82,7 +82,7 @@ def test_a_newcomer_trains_stops_resumes_evaluates_chats_and_exports(start_board
     page.locator("#chat-load").click()
     expect(page.locator("#chat-state .tb-pill")).to_have_text("ready", timeout=LONG)
     page.get_by_role("button", name="What is your name?").first.click()
-    expect(page.locator("#chat-talk-0")).to_contain_text("Tuney", timeout=LONG)
+    expect(page.locator("#chat-talk-1")).to_contain_text("Tuney", timeout=LONG)
     page.locator("#chat-unload").click()
     expect(page.locator("#chat-state")).to_contain_text("nothing is loaded")
     assert the_run(newcomer, "serve").state() == "stopped"

@@ -225,7 +225,7 @@ def test_registry_entries_are_complete_and_named_once():
 HUGE = 10**18
 SHA = "c0ffee" + 34 * "0"
 HUB = {
-    "me/good": ["config.json", "model.safetensors", "pytorch_model.bin", "onnx/model.safetensors", "README.md"],
+    "me/good": ["config.json", "model.safetensors", "pytorch_model.bin", "onnx/model.safetensors", "modeling.py"],
     "me/pickles": ["config.json", "pytorch_model.bin"],
     "me/huge": ["config.json", "model.safetensors"],
 }
@@ -298,6 +298,11 @@ def test_a_hub_model_lands_in_the_users_cache_without_its_pickles(tmp_path, hub)
     assert sorted(path.name for path in folder.rglob("*")) == ["config.json", "model.safetensors"]
     again = from_hub(tmp_path, hub, "me/good", HF_HUB_OFFLINE="1")
     assert again == f"{folder}\n", "a cached model needs no hub"
+
+
+def test_a_models_own_code_comes_with_consent_alone(tmp_path, hub):
+    folder = Path(from_hub(tmp_path, hub, "me/good", "code=true").splitlines()[-1])
+    assert sorted(path.name for path in folder.rglob("*")) == ["config.json", "model.safetensors", "modeling.py"]
 
 
 @pytest.mark.parametrize(
