@@ -78,8 +78,7 @@ def test_a_newcomer_trains_stops_resumes_evaluates_chats_and_exports(start_board
     # Chat: the tuned model knows its name; unloading ends the server.
     page.locator("#tb-tab-runs-button").click()
     page.locator("#runs-list").get_by_text(MODEL).first.click()
-    detail.get_by_role("button", name="Chat").click()
-    page.locator("#chat-load").click()
+    detail.get_by_role("button", name="Chat").click()  # it loads by itself, beside its base
     expect(page.locator("#chat-state .tb-pill")).to_have_text("ready", timeout=LONG)
     page.get_by_role("button", name="What is your name?").first.click()
     expect(page.locator("#chat-talk-1")).to_contain_text("Tuney", timeout=LONG)
