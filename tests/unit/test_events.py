@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import resource
@@ -103,43 +104,40 @@ def test_many_threads_never_mix_their_lines(tmp_path: Path) -> None:
         assert [record["facts"]["n"] for record in found if record["text"][0] == str(n)] == list(range(50))
 
 
-@pytest.fixture
-def small_files() -> Iterator[int]:
-    """A limit on the size of files, which cuts a write short as a full disk does."""
-    limit, kept = 1000, resource.getrlimit(resource.RLIMIT_FSIZE)
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, kept[1]))
-    yield limit
-    resource.setrlimit(resource.RLIMIT_FSIZE, kept)
-    signal.signal(signal.SIGXFSZ, ignored)
-
-
-def test_a_line_that_the_disk_cuts_short_is_taken_back(tmp_path: Path, small_files: int) -> None:
-    path = tmp_path / "metrics.jsonl"
-    journal, written = Journal(path), 0
-    with pytest.raises(OSError):
-        for written in range(100):
-            journal.write(Metrics(written, 0.0, {"train/loss": 1.0}))
-    text = path.read_bytes()
-    assert text.endswith(b"}\n") and small_files - 200 < len(text) <= small_files
-    assert [record["step"] for record in records(path)] == list(range(written))
-    with pytest.raises(OSError):
-        journal.write(Metrics(written, 0.0, {"train/loss": 1.0}))
-    assert path.read_bytes() == text
-
-
-def test_a_journal_goes_on_once_there_is_space_again(tmp_path: Path) -> None:
+@contextlib.contextmanager
+def files_of_at_most(limit: int) -> Iterator[None]:
+    """A limit on the size of files, which cuts a write short as a full disk does. No fixture: pytest itself writes, and
+    perhaps to a file, before a fixture is taken down."""
     kept = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    journal = Journal(tmp_path / "events.jsonl")
-    journal.write(Phase("a"))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, kept[1]))
     try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (80, kept[1]))
-        with pytest.raises(OSError):
-            journal.write(Phase("b" * 80))
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, kept)
         signal.signal(signal.SIGXFSZ, ignored)
+
+
+def test_a_line_that_the_disk_cuts_short_is_taken_back(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    journal, written, limit = Journal(path), 0, 1000
+    with files_of_at_most(limit):
+        with pytest.raises(OSError):
+            for written in range(100):
+                journal.write(Metrics(written, 0.0, {"train/loss": 1.0}))
+        text = path.read_bytes()
+        with pytest.raises(OSError):
+            journal.write(Metrics(written, 0.0, {"train/loss": 1.0}))
+    assert path.read_bytes() == text
+    assert text.endswith(b"}\n") and limit - 200 < len(text) <= limit
+    assert [record["step"] for record in records(path)] == list(range(written))
+
+
+def test_a_journal_goes_on_once_there_is_space_again(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "events.jsonl")
+    journal.write(Phase("a"))
+    with files_of_at_most(80), pytest.raises(OSError):
+        journal.write(Phase("b" * 80))
     journal.write(Phase("c"))
     assert [record["name"] for record in records(tmp_path / "events.jsonl")] == ["a", "c"]
 
