@@ -17,6 +17,7 @@ from playwright.sync_api import expect
 
 from engine.contract.rundir import Run, records, runs
 from tests.e2e.browser import PATIENCE
+from tests.processes import until
 
 expect.set_options(timeout=PATIENCE)
 MODEL = "SmolLM2-135M-Instruct"
@@ -77,14 +78,15 @@ def test_a_newcomer_trains_stops_resumes_evaluates_chats_and_exports(start_board
 
     # Chat: the tuned model knows its name; unloading ends the server.
     page.locator("#tb-tab-runs-button").click()
-    page.locator("#runs-list").get_by_text(MODEL).first.click()
+    page.locator("#runs-list .tb-item", has_text="LoRA").first.click()  # the evaluation is in the list too, and newer
+    expect(detail.get_by_role("button", name="Chat")).to_be_enabled()
     detail.get_by_role("button", name="Chat").click()  # it loads by itself, beside its base
     expect(page.locator("#chat-state .tb-pill")).to_have_text("ready", timeout=LONG)
     page.get_by_role("button", name="What is your name?").first.click()
     expect(page.locator("#chat-talk-1")).to_contain_text("Tuney", timeout=LONG)
     page.locator("#chat-unload").click()
     expect(page.locator("#chat-state")).to_contain_text("nothing is loaded")
-    assert the_run(newcomer, "serve").state() == "stopped"
+    until(lambda: the_run(newcomer, "serve").state() == "stopped")
 
     # Export: merged, verified, and taken away.
     page.locator("#tb-tab-export-button").click()
