@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from engine.contract import start
+from engine.contract import rundir, start
 from engine.contract.rundir import ENDED, Run, records
 
 Found = TypeVar("Found")
@@ -55,3 +57,12 @@ def gone(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except OSError:
         return True
+
+
+def kill_runs(workspace: Path) -> None:
+    """Kill whatever still works in a run of `workspace`, so that no run outlives its test."""
+    for run in rundir.runs(workspace):
+        for who in ("supervisor", "worker"):
+            known = run.status().get(who)
+            if run.alive() and known and start.identity(known["pid"]) == known:
+                os.kill(known["pid"], signal.SIGKILL)

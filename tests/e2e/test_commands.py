@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import pytest
 from engine.contract import rundir, start, text
 from engine.contract.rundir import Run
 from tests.e2e.training import losses
-from tests.processes import ended, steps, until
+from tests.processes import ended, kill_runs, steps, until
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = ["model=tiny", "data=sums.jsonl", "data.max_length=128", "compute.device=cpu"]
@@ -27,11 +26,7 @@ def surroundings(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
     """No run outlives its test."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     yield
-    for run in rundir.runs(workspace):
-        for who in ("supervisor", "worker"):
-            known = run.status().get(who)
-            if run.alive() and known and start.identity(known["pid"]) == known:
-                os.kill(known["pid"], signal.SIGKILL)
+    kill_runs(workspace)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from engine.contract import rundir, start, text
 from engine.contract.rundir import Run, records
 from tests import tiny
 from tests.e2e.training import TINY, events, losses, train, weights
-from tests.processes import ended, phases, pid, steps, until
+from tests.processes import ended, kill_runs, phases, pid, steps, until
 
 PATIENCE = 300.0
 COMMON = ["method.rank=4", "steps.max_steps=24", "record.save_every=4", "record.keep=99"]
@@ -37,11 +37,7 @@ def one_thread() -> Iterator[None]:
 def no_run_outlives_its_test(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     yield
-    for run in rundir.runs(workspace):
-        for who in ("supervisor", "worker"):
-            known = run.status().get(who)
-            if run.alive() and known and start.identity(known["pid"]) == known:
-                os.kill(known["pid"], signal.SIGKILL)
+    kill_runs(workspace)
 
 
 def begin(workspace: Path, *overrides: str) -> Run:
