@@ -22,6 +22,7 @@ from data.render import ChatTemplate
 from data.tokens import TextTokenizer
 from engine.contract import auto, machine
 from engine.contract.args import TrainArgs
+from engine.contract.dataset import Split
 from engine.contract.errors import BoardError, Problem
 from engine.contract.rundir import records
 
@@ -170,7 +171,7 @@ def _rows_of(
     if args.data.validation:
         held = loaded(args, args.data.validation, workspace, allowed)
     else:
-        train, held = split(train, args.data.validation_share, args.steps.seed)
+        train, held = split(train, Split.of(args.data.split).validation, args.steps.seed)
     sample = train[:: math.ceil(len(train) / SAMPLED_ABOVE)] if len(train) > SAMPLED_ABOVE else train
     template = ChatTemplate.of(folder, None if args.model.template == "auto" else args.model.template)
     done = prepare(

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from engine.contract.errors import DataError
 
@@ -26,14 +26,35 @@ REASONING = ("reasoning_content", "reasoning", "thinking")  # the names that a t
 MEDIA = ("image", "images", "video", "videos", "audio", "audios")  # columns that would be lost without a word
 
 
+Kind = Literal["conversation", "text", "preference", "feedback", "scored", "prompt"]
+"""What a row can teach: a whole conversation; raw text; which of two answers is better (DPO); whether an answer is good
+(KTO); how good it is (reward); or a question alone, to be answered and judged (GRPO)."""
+
+
 @dataclass(frozen=True)
 class Row:
-    """One conversation, its tool definitions if any, and where it was read: file name and row number from 1."""
+    """One row of any format, in the one form that everything behind the readers knows.
+
+    messages: the conversation. In a preference row it is what comes before the answers `chosen` and `rejected`, each
+    a list of messages; in a feedback or scored row the last turns are the answer that `label` or `score` judges; in a
+    prompt row nothing is answered yet; in a text row it is empty and `text` is all.
+    A message's content is text, or a list of parts: `{"type": "text", "text": ...}`, `{"type": "image", "image": ...}`,
+    `{"type": "video", "video": ...}`, where a picture is an absolute path, an https address or a data URL.
+    extra: columns that the format does not use, which a task may (the right answer, a margin, a database schema).
+    file, number: where it was read; the number is counted from 1 and is unique in its dataset.
+    """
 
     messages: list[Message]
     tools: list[dict[str, Any]] | None
     file: str
     number: int
+    kind: Kind = "conversation"
+    chosen: list[Message] | None = None
+    rejected: list[Message] | None = None
+    label: bool | None = None
+    score: float | None = None
+    text: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 def check(messages: list[Message], record: Mapping[str, Any]) -> None:

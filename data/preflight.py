@@ -36,7 +36,7 @@ DEVICE_FILES = {
 # What a run that goes on from a checkpoint shares with its parent: the weights that move, and the rows held out. A
 # change in the latter would measure on rows that the parent was trained on.
 INHERITED = (
-    "model.path", "model.revision", "method", "data.train", "data.validation", "data.validation_share",
+    "model.path", "model.revision", "method", "data.train", "data.validation", "data.split",
     "data.max_rows", "steps.seed",
 )  # fmt: skip
 

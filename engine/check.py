@@ -8,10 +8,9 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
-from data import models, preflight, registry
-from data.conversation import Row
+from data import models, preflight, sets
 from data.mask import Tokens, tokenise
-from data.prepare import Report, prepare, split
+from data.prepare import Report, prepare
 from data.render import ChatTemplate
 from data.tokens import TextTokenizer
 from engine.contract.args import AnyArgs, TrainArgs
@@ -56,25 +55,14 @@ def _look(args: TrainArgs, workspace: Path) -> None:
         return print("The rows can be counted once the model is on this machine.")
     template = ChatTemplate.of(folder, None if args.model.template == "auto" else args.model.template)
     tokenizer = TextTokenizer.of(folder)
-    train = _rows(args, args.data.train, workspace)
-    held = _rows(args, args.data.validation, workspace)
-    if not held:
-        train, held = split(train, args.data.validation_share, args.steps.seed)
-    for which, found in (("train", train), ("held out", held)):
+    read = sets.read(args, workspace)
+    train = read.train
+    for which, found in (("train", train), ("held out", read.validation)):
         if found:
             done = prepare(found, template, tokenizer, train_on=args.data.train_on, max_length=args.data.max_length)
             _print_report(which, done.report)
     print(f"\nThe first row; what stands between {TRAINED} and {READ} is trained:\n")
     print(marked(tokenise(train[0], template, tokenizer, args.data.train_on), args.data.max_length))
-
-
-def _rows(args: TrainArgs, names: list[str], workspace: Path) -> list[Row]:
-    found: list[Row] = []
-    for name in names:
-        entry = registry.find(name, workspace, preflight.EVERYWHERE)
-        entry = entry.model_copy(update={"fill": {**entry.fill, **args.data.fill}})
-        found += registry.load(entry)[: args.data.max_rows]
-    return found
 
 
 def _print_report(which: str, report: Report) -> None:

@@ -6,7 +6,6 @@ The very functions that the page's preview and forecast use, so that what is sho
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,9 @@ from typing import Any
 import torch
 from datasets import Dataset
 
-from data import registry
-from data.conversation import Row
+from data import sets
 from data.pack import packed
-from data.prepare import Example, Prepared, prepare, split
+from data.prepare import Example, Prepared, prepare
 from data.render import ChatTemplate
 from data.tokens import TextTokenizer
 from engine.contract.args import TrainArgs
@@ -39,7 +37,8 @@ def rows_of(args: TrainArgs, folder: Path, run: Run, report: Report) -> Rows:
     """The run's rows; what became of them is reported, and the held-out ones are kept for Evaluate."""
     template = ChatTemplate.of(folder, None if args.model.template == "auto" else args.model.template)
     tokenizer = TextTokenizer.of(folder)
-    train, validation = read(args, run.workspace)
+    found = sets.read(args, run.workspace)
+    train, validation = found.train, found.validation
     with open(run.heldout_path, "w", encoding="utf-8") as file:
         for row in validation:
             record = {"messages": row.messages, "tools": row.tools, "file": row.file, "number": row.number}
@@ -61,24 +60,6 @@ def rows_of(args: TrainArgs, folder: Path, run: Run, report: Report) -> Rows:
         validation=_dataset(held.rows, args) if held and held.rows else None,
         trained_rows=len(prepared.rows),
     )
-
-
-def read(args: TrainArgs, workspace: Path) -> tuple[list[Row], list[Row]]:
-    """Training and held-out rows, placeholders filled, before anything is tokenised."""
-    train = _load(args.data.train, args, workspace)
-    if args.data.validation:
-        return train, _load(args.data.validation, args, workspace)
-    return split(train, args.data.validation_share, args.steps.seed)
-
-
-def _load(names: Sequence[str], args: TrainArgs, workspace: Path) -> list[Row]:
-    found = []
-    for name in names:
-        # Whoever may write an args file may read the file system: paths from the page are confined by the page.
-        entry = registry.find(name, workspace, allowed=[Path("/")])
-        entry = entry.model_copy(update={"fill": {**entry.fill, **args.data.fill}})
-        found += registry.load(entry)[: args.data.max_rows]
-    return found
 
 
 def _say(prepared: Prepared, which: str, report: Report) -> None:

@@ -12,7 +12,12 @@ from engine.contract.fields import AUTO, Spec, walk
 from engine.contract.text import checked
 
 # Rules that span fields are tested one by one; here their fields keep to values that suit every other.
-BOUND = {"steps.global_batch": st.just(AUTO), "resume.checkpoint": st.just(""), "optim.warmup": st.floats(0, 1)}
+BOUND = {
+    "steps.global_batch": st.just(AUTO),
+    "resume.checkpoint": st.just(""),
+    "optim.warmup": st.floats(0, 1),
+    "data.split": st.sampled_from(["100/0/0", "95/5/0", "80/10/10", "rest/20/0", "97.5/2.5/0"]),
+}
 # What an args file and a command line can carry: no lone surrogates, and no NUL, which no program can be given.
 WORDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=30)
 LEAVES = st.one_of(WORDS, st.integers(), st.booleans(), st.none(), st.floats(allow_nan=False, allow_infinity=False))
@@ -37,7 +42,9 @@ def value(spec: Spec) -> st.SearchStrategy[Any]:
     elif spec.type == "list":
         plain = st.lists(WORDS, min_size=1, max_size=3)
     elif spec.type == "map":
-        plain = st.dictionaries(WORDS, LEAVES if spec.path == "extra" else WORDS, max_size=3)
+        number = st.integers(1, 1000)  # as in limits, weights and repetitions
+        words = {"extra": LEAVES, "data.fill": WORDS, "fill": WORDS}.get(spec.path, number)
+        plain = st.dictionaries(WORDS, words, max_size=3)
     else:
         plain = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,9}", fullmatch=True) if spec.path == "to" else WORDS
     others = [st.just(AUTO)] if spec.auto else []

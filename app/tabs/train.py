@@ -27,7 +27,7 @@ TITLE = "Train"
 WATCH_SECONDS = 1.0
 BASICS = (
     "method", "optim.learning_rate", "steps.epochs", "steps.max_steps", "steps.batch_size", "steps.accumulation",
-    "data.max_length", "data.validation_share", "model.dtype", "steps.seed",
+    "data.max_length", "data.split", "model.dtype", "steps.seed",
 )  # fmt: skip
 AS_YOU_TYPE: dict[str, Any] = {**QUIET, "trigger_mode": "always_last"}
 # One at a time and in order, so that a slow first look never comes in over the answer to a later key.

@@ -8,10 +8,11 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Discriminator, TypeAdapter, model_validator
 from pydantic_core import PydanticCustomError
 
+from engine.contract.dataset import Data
 from engine.contract.errors import Problem
 from engine.contract.fields import AUTO, Section, arg
 from engine.contract.methods import Lora, Method
-from engine.contract.sections import Compute, Data, Device, Dtype, Model, Optim, Record, Resume, Steps
+from engine.contract.sections import Compute, Device, Dtype, Model, Optim, Record, Resume, Steps
 from engine.contract.tasks import Sft, Task
 
 

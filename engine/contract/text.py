@@ -220,6 +220,9 @@ def _sentence(path: str, detail: Any, specs: Mapping[str, Spec], content: Mappin
         value = value.get("kind") if isinstance(value, Mapping) else value
         return f"`{value}` is not one of {_listed(spec.choices)}.{_nearest(str(value), spec.choices)}"
     shown = repr(value) if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
+    if kind == "sentence":
+        said = str(detail["ctx"]["sentence"])
+        return said[0].upper() + said[1:]
     if kind == "out_of_range":
         return f"{shown} is out of range: it must be {_range(spec)}."
     if kind in ("too_short", "string_too_short"):

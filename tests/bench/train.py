@@ -95,7 +95,7 @@ class Sides:
         (self.workspace / "models" / MODEL).symlink_to(model.resolve())
         # Neither side evaluates or saves in between: what is compared is the training.
         self.words = [f"model={MODEL}", f"steps.max_steps={steps}"]
-        self.quiet = ["data.validation_share=0", f"record.save_every={10 * steps}"]
+        self.quiet = ["data.split=100/0/0", f"record.save_every={10 * steps}"]
 
     def ours(self) -> Took:
         from engine.contract import rundir, text

@@ -136,7 +136,7 @@ def test_full_moves_every_weight(workspace: Path) -> None:
     ids=["lora", "dora", "rslora", "full", "freeze", "packing"],
 )  # fmt: skip
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(workspace: Path, method: list[str]) -> None:
-    common = [*method, "steps.max_steps=6", "record.save_every=2", "record.keep=9", "data.validation_share=0.2"]
+    common = [*method, "steps.max_steps=6", "record.save_every=2", "record.keep=9", "data.split=80/20/0"]
     whole = train(workspace, *common)
     resumed = train(workspace, *common, f"resume.run={whole.id}", "resume.checkpoint=step-4")
     assert losses(resumed) == losses(whole)[4:]
@@ -222,13 +222,13 @@ def test_rows_cut_to_nothing_are_counted_and_never_trained(workspace: Path) -> N
 
 def test_sample_questions_are_answered_before_training_and_at_every_evaluation(workspace: Path) -> None:
     asked = "record.samples=['What is 1 and 1?', Hello]"
-    run = train(workspace, *LORA, "data.validation_share=0.2", asked, "record.evaluate_every=2")
+    run = train(workspace, *LORA, "data.split=80/20/0", asked, "record.evaluate_every=2")
     found = [(event["step"], event["prompt"]) for event in events(run, "sample")]
     assert found == [(step, prompt) for step in (0, 2, 4) for prompt in ("What is 1 and 1?", "Hello")]
 
 
 def test_sampling_answers_does_not_change_the_run(workspace: Path) -> None:
-    common = [*LORA, "method.dropout=0.1", "data.validation_share=0.2", "record.evaluate_every=1"]
+    common = [*LORA, "method.dropout=0.1", "data.split=80/20/0", "record.evaluate_every=1"]
     plain = train(workspace, *common)
     sampled = train(workspace, *common, "record.samples=[Hello]")
     assert losses(plain) == losses(sampled)

@@ -11,7 +11,7 @@ from engine.report import Report, Stop
 
 TINY = [
     "model=tiny", "data=sums.jsonl", "model.dtype=fp32", "optim.learning_rate=1e-3", "steps.max_steps=4",
-    "data.validation_share=0", "data.max_length=128", "compute.device=cpu",
+    "data.split=100/0/0", "data.max_length=128", "compute.device=cpu",
     "steps.batch_size=2", "steps.accumulation=2",
 ]  # fmt: skip
 

@@ -227,7 +227,7 @@ class TestForecast:
 
     def test_a_large_dataset_is_counted_in_full_and_sampled_for_its_tokens(self, workspace, monkeypatch):
         monkeypatch.setattr(forecast, "SAMPLED_ABOVE", 4)
-        said = {"model": "tiny", "data": {"train": ["sums.jsonl"], "max_length": 255, "validation_share": 0}}
+        said = {"model": "tiny", "data": {"train": ["sums.jsonl"], "max_length": 255, "split": "100/0/0"}}
         found = forecast.look(TrainArgs.model_validate(said), workspace, [Path("/")])
         assert found.rows.train == 12 and found.rows.report.rows == 4 and found.rows.sampled
         assert "sample of 4 rows" in outlook.outlook(found)

@@ -159,7 +159,7 @@ def test_no_two_arguments_share_a_path_within_a_variant(root: type[Section]) -> 
 def test_the_basics_of_training_are_in_sight() -> None:
     basic = {spec.path for spec in walk(TrainArgs) if spec.basic}
     assert basic >= {
-        "model.path", "model.dtype", "data.train", "data.max_length", "data.validation_share", "task.kind",
+        "model.path", "model.dtype", "data.train", "data.max_length", "data.split", "task.kind",
         "method.kind", "method.rank", "optim.learning_rate", "steps.epochs", "steps.max_steps", "steps.batch_size",
         "steps.accumulation", "steps.seed",
     }  # fmt: skip

@@ -34,7 +34,7 @@ def args(*words: str, kind: str = "train") -> Any:
         (["steps.epochs=9", "steps.batch_size=1", "optim.learning_rate=1e-5", "data.max_length=99"], []),
         (["data=./mine.jsonl", "method.alpha=32"], []),
         (["steps.seed=7"], ["steps.seed"]),
-        (["data.validation_share=0.5", "data.max_rows=3"], ["data.validation_share", "data.max_rows"]),
+        (["data.split=50/50/0", "data.max_rows=3"], ["data.split", "data.max_rows"]),
         (["model=other", "method=full", "data=sql"], ["model.path", "method", "data.train"]),
     ],
 )
