@@ -17,8 +17,9 @@ from app import runs
 from data import forecast, models, preflight, registry
 from data.conversation import Row
 from data.pack import packed
-from data.prepare import Report, prepare, split
+from data.prepare import Report, prepare
 from data.render import ChatTemplate
+from data.splitting import split
 from data.tokens import TextTokenizer
 from engine.contract import auto, machine
 from engine.contract.args import TrainArgs

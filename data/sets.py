@@ -11,7 +11,7 @@ from pathlib import Path
 
 from data import registry
 from data.conversation import Row
-from data.prepare import split
+from data.splitting import split
 from engine.contract.args import TrainArgs
 from engine.contract.dataset import Split
 
