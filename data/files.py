@@ -10,20 +10,31 @@ import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from engine.contract.errors import DataError
 
 Record = dict[str, Any]
 Records = Iterator[tuple[int, Record]]
 
+
+class Read(NamedTuple):
+    """One record: its number, counted from 1 and unique in the dataset, and the file it came from, for people."""
+
+    number: int
+    record: Record
+    file: str
+
+
 UTF8_HINT = "Save the file as UTF-8 (in a spreadsheet: 'CSV UTF-8') and choose it again."
 WRAPPERS = ("data", "rows", "examples", "train")  # {"data": [...]}: the rows are one level down
 LONGEST_CELL = 1 << 27  # characters; Python's csv stops at 131,072 unless told otherwise
 
 
-def read(path: str | Path) -> Records:
+def read(path: str | Path, skipped: list[DataError] | None = None) -> Iterator[Read]:
     """Raw records with their row numbers, counted from 1.
+
+    With a list for `skipped`, what cannot be read goes there and the reading goes on where it can.
 
     In JSON lines a row is a line, so that an editor jumps to it; in a table the header is not counted.
     Raises DataError, with the file and where possible the row, for whatever cannot be read.
@@ -41,8 +52,14 @@ def read(path: str | Path) -> Records:
         raise DataError(f"{kind} not read.", f"Use one of {', '.join(READERS)}.", file=path)
     found = False
     try:
-        for found in reader(path):
-            yield found
+        for number, record in reader(path):
+            found = True
+            yield Read(number, record, str(path))
+    except DataError as error:
+        if skipped is None:
+            raise
+        skipped.append(error)
+        return
     except OSError as error:
         raise DataError(f"cannot be opened: {error.strerror or error}.", "Check its permissions.", file=path) from None
     if not found:

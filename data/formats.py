@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from data.conversation import Message, Row, as_text, check, conversation, filled, from_json, message, tools
-from data.files import Record, read
+from data.files import Read, Record, read
 from engine.contract.errors import DataError
 
 LOOKED_AT = 20  # rows that decide on the format
@@ -50,15 +50,15 @@ def load(path: str | Path, format: str = "auto", fill: Mapping[str, str] | None 
     path = Path(path)
     numbered = read(path)
     head = list(islice(numbered, LOOKED_AT))
-    chosen = known(recognise((record for _, record in head), path) if format == "auto" else format)
+    chosen = known(recognise((found.record for found in head), path) if format == "auto" else format)
     rows: list[Row] = []
     problems: list[tuple[int, str]] = []
 
-    def everything() -> Iterator[tuple[int, Record]]:
+    def everything() -> Iterator[Read]:
         yield from head
         yield from numbered
 
-    for number, record in everything():
+    for number, record, _ in everything():
         try:
             messages = [filled(turn, fill or {}) for turn in chosen.messages(record)]
             check(messages, record)

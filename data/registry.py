@@ -95,7 +95,7 @@ def load(entry: Entry) -> list[Row]:
 def _count(path: Path, format: str, changed: int, size: int) -> Count:
     if format == "auto":
         head = islice(files.read(path), formats.LOOKED_AT)
-        format = formats.recognise((record for _, record in head), path)
+        format = formats.recognise((found.record for found in head), path)
     return Count(files.count(path), format)
 
 

@@ -37,14 +37,14 @@ def test_reads_every_kind_of_file_alike(tmp_path):
     (tmp_path / "a.tsv").write_text('prompt\tcompletion\na, b\t一\n"c\nd"\t2\n', encoding="utf-8")
     parquet.write_table(pyarrow.Table.from_pylist(records), tmp_path / "a.parquet")
     for path in sorted(tmp_path.iterdir()):
-        assert list(read(path)) == [(1, records[0]), (2, records[1])], path.name
+        assert list(read(path)) == [(1, records[0], str(path)), (2, records[1], str(path))], path.name
         assert count(path) == 2, path.name
 
 
 def test_row_numbers_of_json_lines_are_line_numbers(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('\ufeff{"a": 1}\n\n{"a": 2}\n', encoding="utf-8")
-    assert list(read(path)) == [(1, {"a": 1}), (3, {"a": 2})]
+    assert list(read(path)) == [(1, {"a": 1}, str(path)), (3, {"a": 2}, str(path))]
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_an_unknown_format_lists_those_there_are(tmp_path):
     ],
 )  # fmt: skip
 def test_real_files_open_with_the_right_format(shared, file, format, rows):
-    assert recognise(record for _, record in read(shared / file)) == format
+    assert recognise(found.record for found in read(shared / file)) == format
     assert len(load(shared / file)) == rows == count(shared / file)
 
 
