@@ -31,7 +31,7 @@ from data.conversation import message
 from data.conversation import tools as definitions
 from engine.contract.errors import BoardError, ModelError
 from engine.generate import Answer, Sampling, generate
-from engine.protocol import ChatRequest, Refused, Reply, Request, TextRequest, parse
+from engine.protocol import ChatRequest, Choice, Refused, Reply, Request, TextRequest, parse
 from engine.roster import Roster, Voice
 
 HOSTS = ["127.0.0.1", "localhost", "[::1]", "::1"]
@@ -44,6 +44,12 @@ class Job:
     voice: Voice
     prompt: list[int]
     sampling: Sampling
+    tools: list[dict[str, Any]] | None = None
+
+    def said(self, answer: Answer) -> Choice:
+        """An answer as text and tool calls."""
+        text, calls = self.voice.calls(answer.ids, self.tools)
+        return Choice(text, "tool_calls", calls) if calls else Choice(answer.text, answer.finish)
 
 
 @dataclass(frozen=True)
@@ -167,8 +173,8 @@ class Api:
         asked = parse(ChatRequest, await _json(request))
         voice = self._voice(asked.model)
         messages = [message(said.get("role"), said.get("content"), said) for said in asked.messages]
-        prompt = voice.prompt(messages, definitions({"tools": asked.tools}))
-        return await self._answer(request, asked, voice, prompt)
+        tools = definitions({"tools": asked.tools})
+        return await self._answer(request, asked, voice, voice.prompt(messages, tools), tools)
 
     async def complete(self, request: HttpRequest) -> Response:
         asked = parse(TextRequest, await _json(request))
@@ -176,8 +182,10 @@ class Api:
         prompt = asked.prompt if isinstance(asked.prompt, list) else voice.tokenizer(asked.prompt).input_ids
         return await self._answer(request, asked, voice, list(prompt))
 
-    async def _answer(self, request: HttpRequest, asked: Request, voice: Voice, prompt: list[int]) -> Response:
-        job = Job(voice, prompt, _sampling(asked, voice, prompt))
+    async def _answer(
+        self, request: HttpRequest, asked: Request, voice: Voice, prompt: list[int], tools: Any = None
+    ) -> Response:
+        job = Job(voice, prompt, _sampling(asked, voice, prompt), tools)
         prefix = "chatcmpl" if isinstance(asked, ChatRequest) else "cmpl"
         reply = Reply(asked, f"{prefix}-{uuid.uuid4().hex[:24]}", voice.name, voice.fingerprint)
         if asked.stream:
@@ -186,8 +194,7 @@ class Api:
         outcome = await _unless_gone(request, self._outcome(job))
         if outcome is None:
             return Response(status_code=499)  # nobody reads it
-        texts = [(answer.text, answer.finish) for answer in outcome.answers]
-        return JSONResponse(reply.whole(texts, outcome.usage()))
+        return JSONResponse(reply.whole([job.said(answer) for answer in outcome.answers], outcome.usage()))
 
     async def _outcome(self, job: Job) -> Outcome:
         async with contextlib.aclosing(self.desk.listen(job)) as heard:  # type: ignore[type-var]
@@ -205,10 +212,14 @@ class Api:
                 async for piece in heard:
                     if isinstance(piece, Outcome):
                         for answer in piece.answers:
-                            yield _event(reply.closing(answer.index, answer.finish))
+                            said = job.said(answer)
+                            if job.tools:  # held back: what begins like text may be a call
+                                for chunk in reply.late(answer.index, said):
+                                    yield _event(chunk)
+                            yield _event(reply.closing(answer.index, said.finish))
                         if reply.request.stream_options.include_usage:
                             yield _event(reply.usage(piece.usage()))
-                    else:
+                    elif not job.tools:
                         yield _event(reply.piece(*piece))
         except Refused as problem:
             yield _event(problem.body)
@@ -253,7 +264,7 @@ def _sampling(asked: Request, voice: Voice, prompt: list[int]) -> Sampling:
         beams=asked.num_beams,
         count=asked.n,
         seed=asked.seed,
-        stop=tuple(asked.stop),
+        stop=(*asked.stop, *voice.stops),
     )
 
 

@@ -54,7 +54,7 @@ class Sampling:
 
 @dataclass
 class Answer:
-    """One answer as it grows. `tokens` counts what was generated, the end token included."""
+    """One answer as it grows. `tokens` counts what was generated, the end token included; `ids` leaves it out."""
 
     index: int
     ends: Sequence[int]
@@ -63,6 +63,7 @@ class Answer:
     emit: Emit
     tokens: int = 0
     text: str = ""
+    ids: list[int] = field(default_factory=list)
     finish: Literal["", "stop", "length"] = field(default="")
 
     def take(self, token: int) -> None:
@@ -72,6 +73,7 @@ class Answer:
         if token in self.ends:
             self.end("stop")
         else:
+            self.ids.append(token)
             self._say(self.stops.push(self.detokeniser.push(token)))
             if self.stops.met:
                 self.finish = "stop"

@@ -10,7 +10,9 @@ from __future__ import annotations
 import difflib
 import json
 import time
-from typing import Annotated, Any, ClassVar, TypeVar
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -148,6 +150,27 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
+class Choice(NamedTuple):
+    """One answer: its text, why it ended (`stop`, `length`, `tool_calls`), and the tools that it calls."""
+
+    text: str
+    finish: str
+    calls: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def message(self) -> dict[str, Any]:
+        said: dict[str, Any] = {"content": self.text or None if self.calls else self.text}
+        return said | ({"tool_calls": [_called(call) for call in self.calls]} if self.calls else {})
+
+
+def _called(call: Mapping[str, Any]) -> dict[str, Any]:
+    """A call as clients expect it: with an id, and its arguments as JSON text."""
+    function = call["function"]
+    arguments = json.dumps(function["arguments"], ensure_ascii=False)
+    id = call.get("id") or f"call_{uuid.uuid4().hex[:24]}"
+    return {"id": id, "type": "function", "function": {"name": function["name"], "arguments": arguments}}
+
+
 class Reply:
     """The shapes of one answer, whole or as chunks of a stream."""
 
@@ -155,11 +178,14 @@ class Reply:
         self.request, self.chat = request, isinstance(request, ChatRequest)
         self._head = {"id": id, "created": int(time.time()), "model": model, "system_fingerprint": fingerprint}
 
-    def whole(self, texts: list[tuple[str, str]], usage: dict[str, Any]) -> dict[str, Any]:
-        """texts: (text, finish reason) of each answer."""
+    def whole(self, answers: Sequence[Choice], usage: dict[str, Any]) -> dict[str, Any]:
         choices = [
-            self._choice(index, finish, {"message": {"role": "assistant", "content": text}} if self.chat else text)
-            for index, (text, finish) in enumerate(texts)
+            self._choice(
+                index,
+                said.finish,
+                {"message": {"role": "assistant", **said.message}} if self.chat else said.text,
+            )
+            for index, said in enumerate(answers)
         ]
         return {**self._head, "object": self.request.answer_kind, "choices": choices, "usage": usage}
 
@@ -168,6 +194,15 @@ class Reply:
 
     def piece(self, index: int, text: str) -> dict[str, Any]:
         return self._chunk(index, {"content": text} if self.chat else text, None)
+
+    def late(self, index: int, said: Choice) -> list[dict[str, Any]]:
+        """An answer that was held back until it was whole, because it could have been a call."""
+        chunks = [self.piece(index, said.text)] if said.text else []
+        calls = said.message.get("tool_calls", ())
+        if calls:
+            numbered = [{"index": number, **call} for number, call in enumerate(calls)]
+            chunks.append(self._chunk(index, {"tool_calls": numbered}, None))
+        return chunks
 
     def closing(self, index: int, finish: str) -> dict[str, Any]:
         return self._chunk(index, {} if self.chat else "", finish)

@@ -21,6 +21,8 @@ from data import models
 from data import weights as named
 from data.conversation import Message
 from data.render import ChatTemplate
+from data.templates import Family, families, suggest
+from data.tools import Call, parse
 from engine.contract.args import ServeArgs
 from engine.contract.errors import DataError, ModelError, ResourceError
 from engine.contract.machine import memory
@@ -32,6 +34,7 @@ class Voice:
     """One that answers by `name`: a base, an adapter on it, or a model that was trained whole (`full`).
 
     context: tokens that it can read and write in all, or None when its config does not say. ends: ids that end a turn.
+    stops: texts that end one, where no token does. family: how it writes tool calls, where that is known.
     """
 
     name: str
@@ -40,6 +43,8 @@ class Voice:
     folder: Path
     context: int | None
     ends: tuple[int, ...]
+    stops: tuple[str, ...]
+    family: Family | None
     fingerprint: str
     tokenizer: Any
     template: ChatTemplate | None
@@ -55,6 +60,16 @@ class Voice:
             )
         text = self.template.render(messages, tools, add_generation_prompt=True)
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+    def calls(self, ids: list[int], tools: list[dict[str, Any]] | None) -> tuple[str, list[Call]]:
+        """What the tokens of an answer say outside its tool calls, and the calls; none where they cannot be read."""
+        if not tools or self.family is None or self.family.tools is None:
+            return "", []
+        # Some families mark their calls with special tokens, which the text for people leaves out.
+        text, calls = parse(self.tokenizer.decode(ids, skip_special_tokens=False), self.family.tools, tools)
+        for special in self.tokenizer.all_special_tokens:
+            text = text.replace(special, "")
+        return text.strip(), calls
 
     @contextlib.contextmanager
     def speaking(self) -> Iterator[Any]:
@@ -141,13 +156,18 @@ def _family(
         own = weights.template if weights else "auto"
         template = _template(folder, args.template, own) or _template(folder, "auto", fallback)
         whole = weights is not None and weights.run is not None
+        chosen = next((name for name in (args.template, own) if name != "auto"), "")
+        family = families().get(chosen) or suggest(base) or suggest(folder.name)
+        end_ids, stops = _stops(family, tokenizer)
         return Voice(
             name=word,
             kind="adapter" if adapter else "full" if whole else "base",
             base=base,
             folder=folder,
             context=models.card(folder).context or None,
-            ends=tuple(sorted({*ends, *_turn_end(template, tokenizer)})),
+            ends=tuple(sorted({*ends, *_turn_end(template, tokenizer), *end_ids})),
+            stops=stops,
+            family=family,
             fingerprint=_fingerprint(folder, weights.adapter if weights else None, dtype),
             tokenizer=tokenizer,
             template=template,
@@ -188,6 +208,18 @@ def _end_ids(model: Any, tokenizer: Any) -> set[int]:
     """Every id that the model's own files say ends an answer."""
     said = [model.generation_config.eos_token_id, model.config.get_text_config().eos_token_id, tokenizer.eos_token_id]
     return {id for ids in said if ids is not None for id in (ids if isinstance(ids, list) else [ids])}
+
+
+def _stops(family: Family | None, tokenizer: Any) -> tuple[set[int], tuple[str, ...]]:
+    """What else ends an answer of this family: ids of special tokens, and texts for which there is no token."""
+    ids, texts = set(), []
+    special = {str(token): id for id, token in tokenizer.added_tokens_decoder.items()}
+    for stop in family.end.stop if family else ():
+        if stop in special:
+            ids.add(special[stop])
+        elif not stop.startswith("<"):  # a token that this vocabulary lacks will never be said
+            texts.append(stop)
+    return ids, tuple(texts)
 
 
 def _turn_end(template: ChatTemplate | None, tokenizer: Any) -> set[int]:

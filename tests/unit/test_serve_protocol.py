@@ -19,7 +19,7 @@ from engine import chat
 from engine.contract.client import Said, Server, ServerError
 from engine.contract.errors import ArgsError, BoardError, DataError, ResourceError
 from engine.contract.talk import Talk
-from engine.protocol import ChatRequest, Refused, Reply, TextRequest, parse
+from engine.protocol import ChatRequest, Choice, Refused, Reply, TextRequest, parse
 from engine.serve import listening
 from engine.spoken import Detokeniser, StopStrings
 
@@ -175,7 +175,7 @@ def test_infinity_and_nan_are_no_temperature() -> None:
 
 def test_replies_have_openais_shape() -> None:
     reply = Reply(chat_request(), "id-1", "m", "fp")
-    whole = reply.whole([("Hi", "stop")], {"total_tokens": 3})
+    whole = reply.whole([Choice("Hi", "stop")], {"total_tokens": 3})
     assert whole["object"] == "chat.completion" and whole["model"] == "m" and whole["usage"]["total_tokens"] == 3
     assert whole["choices"][0]["message"] == {"role": "assistant", "content": "Hi"}
     assert reply.piece(1, "x")["choices"][0] == {
