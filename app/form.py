@@ -24,9 +24,9 @@ import gradio as gr
 
 from app.theme import Help
 from engine.contract import text
-from engine.contract.args import Args
 from engine.contract.errors import ArgsError, Problem
 from engine.contract.fields import AUTO, Section, Spec, kind, sections, walk
+from engine.contract.root import Args
 
 PLAIN = gr.InputHTMLAttributes(spellcheck=False, autocomplete="off", autocorrect="off", autocapitalize="off")
 SWITCH = {"on": True, "off": False}

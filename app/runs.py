@@ -210,7 +210,7 @@ def start(workspace: Path, args: AnyArgs, label: str, *, allowed: Sequence[Path]
     if problems := preflight.problems(args, workspace, allowed):
         raise ArgsError(problems)
     args = preflight.grounded(args, workspace)
-    devices = machine.device_ids(getattr(args, "device", "auto"))
+    devices = machine.device_ids(args.device) if hasattr(args, "device") else []  # who only talks needs none
     return starter.start(
         workspace, args.name or label, text.dump(args), devices=devices, share=isinstance(args, ServeArgs)
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from data import models, preflight
 from engine.contract import start, text
-from engine.contract.args import AnyArgs, TrainArgs
+from engine.contract.args import AnyArgs, MakeArgs, TrainArgs
 from engine.contract.auto import Facts, resolved
 from engine.contract.errors import ArgsError, BoardError
 from engine.contract.machine import device_ids, machine
@@ -30,8 +30,14 @@ def begin(args: AnyArgs, workspace: Path) -> Run:
     args = preflight.grounded(args, workspace)
     if isinstance(args, TrainArgs):
         args = resolved(args, Facts(machine(), parameters=_parameters(args, workspace)))
-    device = args.compute.device if isinstance(args, TrainArgs) else args.device
-    return start.start(workspace, label(args), text.dump(args), devices=device_ids(device), share=args.kind == "serve")
+    return start.start(workspace, label(args), text.dump(args), devices=devices(args), share=args.kind == "serve")
+
+
+def devices(args: AnyArgs) -> list[str]:
+    """The devices that a run queues for; none for one that only talks to a server."""
+    if isinstance(args, MakeArgs):
+        return []
+    return device_ids(args.compute.device if isinstance(args, TrainArgs) else args.device)
 
 
 def label(args: AnyArgs) -> str:

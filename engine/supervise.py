@@ -210,7 +210,8 @@ def main() -> None:
     parser.add_argument("--share", action="store_true")
     given = parser.parse_args()
     tickets = [Ticket(Path(path), int(number)) for number, _, path in (text.partition(":") for text in given.tickets)]
-    Supervisor(Run(given.run), given.lock, given.queued_at, given.devices.split(","), tickets, given.share).supervise()
+    devices = [name for name in given.devices.split(",") if name]  # none for a run that only talks to a server
+    Supervisor(Run(given.run), given.lock, given.queued_at, devices, tickets, given.share).supervise()
 
 
 if __name__ == "__main__":

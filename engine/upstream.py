@@ -9,9 +9,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from engine.contract.args import Args, TrainArgs
+from engine.contract.args import TrainArgs
 from engine.contract.errors import ArgsError, Problem
 from engine.contract.fields import walk
+from engine.contract.root import Args
 from engine.contract.text import at
 
 # What has a field of its own.

@@ -22,6 +22,7 @@ KINDS = {
     "evaluate": "engine.evaluate",
     "serve": "engine.serve",
     "export": "engine.export",
+    "make": "engine.make",
 }
 
 BUG = "This is a bug in Tuneboard; the traceback is in the log."

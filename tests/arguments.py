@@ -16,6 +16,9 @@ BOUND = {
     "steps.global_batch": st.just(AUTO),
     "resume.checkpoint": st.just(""),
     "optim.warmup": st.floats(0, 1),
+    "endpoint.address": st.just(AUTO),
+    "endpoint.key_variable": st.just("KEY"),
+    "endpoint.budget": st.none(),
     "data.split": st.sampled_from(["100/0/0", "95/5/0", "80/10/10", "rest/20/0", "97.5/2.5/0"]),
 }
 # What an args file and a command line can carry: no lone surrogates, and no NUL, which no program can be given.

@@ -1,49 +1,21 @@
-"""The four kinds of run, each one tree of arguments, and the rules that span sections."""
+"""The kinds of run, each one tree of arguments, and the rules that span sections."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Discriminator, TypeAdapter, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Discriminator, TypeAdapter
 
 from engine.contract.dataset import Data
 from engine.contract.errors import Problem
-from engine.contract.fields import AUTO, Section, arg
+from engine.contract.fields import AUTO, arg
+from engine.contract.making import Answer, Endpoint, What
 from engine.contract.methods import Lora, Method
+from engine.contract.root import Args
 from engine.contract.sections import Compute, Device, Dtype, Model, Optim, Record, Resume, Steps
 from engine.contract.tasks import Sft, Task
-
-
-class Args(Section):
-    """What every kind of run has: a name, a description, and rules that are all checked together."""
-
-    name: str = arg(
-        "",
-        "A name for the run, for people.",
-        when="When you will have many.",
-        usual="a few words",
-        max_length=80,
-    )
-    description: str = arg(
-        "",
-        "What this run is to find out.",
-        when="When you will have many.",
-        usual="a sentence",
-        lines=2,
-        max_length=2000,
-    )
-
-    def problems(self) -> Iterator[Problem]:
-        """Rules that span sections; each names the fields and the way out."""
-        yield from ()
-
-    @model_validator(mode="after")
-    def _keep_rules(self) -> Any:
-        if found := list(self.problems()):
-            raise PydanticCustomError("rules", "rules", {"problems": found})
-        return self
 
 
 class TrainArgs(Args):
@@ -299,6 +271,80 @@ class ExportArgs(Args):
     device: Device = arg(AUTO, "Where it runs.", when="cpu to keep a GPU free.", usual="auto")
 
 
-KINDS: dict[str, type[Args]] = {"train": TrainArgs, "evaluate": EvaluateArgs, "serve": ServeArgs, "export": ExportArgs}
-AnyArgs = TrainArgs | EvaluateArgs | ServeArgs | ExportArgs
+class MakeArgs(Args):
+    """Make rows with a model: conversations, answers, pairs, more of the kind, paraphrases, or a choice of the best."""
+
+    title: ClassVar[str] = "Make data"
+    kind: Literal["make"] = "make"
+
+    what: What = arg(Answer(), "What is made of the rows.", when="Always.", usual="answer", label="What is made")
+    data: list[str] = arg(
+        ["identity"],
+        "The datasets to begin with.",
+        when="Always.",
+        usual="a few hundred good rows",
+        label="Begin with",
+        basic=True,
+        choices="datasets",
+        min_length=1,
+    )
+    max_rows: int | None = arg(
+        None,
+        "Takes only this many rows.",
+        when="For a look before a long run.",
+        usual="10 at first",
+        basic=True,
+        ge=1,
+        unit="rows",
+    )
+    to: str = arg(
+        "made",
+        "Name of the new dataset.",
+        when="Always.",
+        usual="letters, digits, dashes",
+        label="New dataset",
+        basic=True,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        max_length=80,
+    )
+    endpoint: Endpoint = Endpoint()
+    likeness: float = arg(
+        0.8,
+        "New rows that are this much like another (share of word runs in common) are left out; 1 leaves out only equal "
+        "ones.",
+        when="Lower it for more variety.",
+        usual="0.7 to 0.9",
+        gt=0,
+        le=1,
+    )
+    seed: int = arg(42, "Fixes what is drawn.", when="To draw other examples.", usual="any whole number", ge=0)
+    resume: str = arg(
+        "",
+        "The run whose rows are kept and gone on with; the page sets this.",
+        when="After a stop or a failure.",
+        usual="empty",
+        label="Go on from",
+    )
+
+    def problems(self) -> Iterator[Problem]:
+        end = self.endpoint
+        parts = urlsplit(end.address)
+        if end.address != AUTO and (parts.scheme not in ("http", "https") or not parts.hostname):
+            said = f"{end.address!r} is not the address of a server. Write it as https://host/v1, or auto."
+            yield Problem("endpoint.address", said)
+        if parts.username or parts.password:
+            yield Problem("endpoint.address", "The address holds a secret. Name the variable that holds it instead.")
+        if end.budget is not None and not (end.price_in or end.price_out):
+            said = "endpoint.budget needs prices: set endpoint.price_in or endpoint.price_out."
+            yield Problem("endpoint.budget", said)
+
+
+KINDS: dict[str, type[Args]] = {
+    "train": TrainArgs,
+    "evaluate": EvaluateArgs,
+    "serve": ServeArgs,
+    "export": ExportArgs,
+    "make": MakeArgs,
+}
+AnyArgs = TrainArgs | EvaluateArgs | ServeArgs | ExportArgs | MakeArgs
 ADAPTER: TypeAdapter[AnyArgs] = TypeAdapter(Annotated[AnyArgs, Discriminator("kind")])

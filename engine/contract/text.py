@@ -12,9 +12,10 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from engine.contract.args import KINDS, AnyArgs, Args
+from engine.contract.args import KINDS, AnyArgs
 from engine.contract.errors import ArgsError, Problem
 from engine.contract.fields import Section, Spec, sections, walk
+from engine.contract.root import Args
 
 
 class _Loader(yaml.SafeLoader):
