@@ -1,0 +1,252 @@
+"""Whether a model, its template and rows fit together: the faults that make a run a waste, each in a sentence.
+
+Looks at one row at a time, as text and as tokens. Knows nothing of files, of how rows are counted, or of pages.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+from data.conversation import Kind, Row
+from data.finding import Finding, Level
+from data.mask import Tokens
+from data.render import ChatTemplate
+from data.special import settings
+from data.splitting import content
+from data.tokens import TextTokenizer
+from engine.contract.args import TrainArgs
+from engine.contract.errors import DataError, ModelError
+from engine.contract.fields import sections
+from engine.contract.tasks import Task
+
+COMPARED = 20  # rows whose rendering is compared with the model's own
+UNKNOWN_SHARE = 0.02  # of a row's tokens that may be unknown before it is said
+# What a template writes to steer a model: text of this form should be one token each.
+STEERING = re.compile(r"<\|[^|<>\s]+\|>|<｜[^｜<>]+｜>|<(?:start|end)_of_turn>|<(?:bos|eos)>")
+KINDS: dict[Kind, str] = {
+    "conversation": "conversations", "text": "plain text", "preference": "pairs of a better and a worse answer",
+    "feedback": "answers judged good or bad", "scored": "answers with a score", "prompt": "questions without an answer",
+}  # fmt: skip
+
+
+class Place(NamedTuple):
+    """Where a row was read: a file and a number that is unique in its dataset."""
+
+    file: str
+    number: int
+
+
+@dataclass(frozen=True)
+class Found(Finding):
+    """A finding about the rows of a run, which may come from several datasets: `places` says where `rows` lie."""
+
+    places: tuple[Place, ...] = ()
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What rows are rendered with. `own` is what the model brings itself, None when it brings no chat template."""
+
+    model: str
+    template: ChatTemplate
+    tokenizer: TextTokenizer
+    own: ChatTemplate | None
+    stops: frozenset[int]  # ids at which the model itself stops answering
+    chosen: bool  # whether the template was chosen, and is not the model's own by default
+
+    @classmethod
+    def of(cls, args: TrainArgs, folder: Path) -> Subject:
+        """The subject of a run on the model in `folder`. Raises ModelError."""
+        name = None if args.model.template == "auto" else args.model.template
+        template, tokenizer = ChatTemplate.of(folder, name), TextTokenizer.of(folder)
+        try:
+            own = ChatTemplate.of(folder) if name else template
+        except ModelError:
+            own = None
+        return cls(folder.name, template, tokenizer, own, _stops(folder, tokenizer), bool(name))
+
+    @cached_property
+    def control(self) -> re.Pattern[str] | None:
+        """The special tokens as they would stand in a text, the longest first."""
+        said = {self.tokenizer.token(id) for id in self.tokenizer.special_ids}
+        words = sorted((re.escape(word) for word in said if word), key=len, reverse=True)
+        return re.compile("|".join(words)) if words else None
+
+    @property
+    def unknown_id(self) -> int | None:
+        name = self.tokenizer.named.get("unk_token")
+        return self.tokenizer.id(name) if name else None
+
+    def word(self, id: int) -> str:
+        return self.tokenizer.token(id) or str(id)
+
+
+class Fault(NamedTuple):
+    """One kind of fault in rows; `text` follows `In 3 of 280 rows `."""
+
+    level: Level
+    text: str
+    hint: str
+
+
+FAULTS: dict[str, Fault] = {
+    "kind": Fault("error", "there are {what}", ""),
+    "refused": Fault("error", "the conversation cannot be rendered: {what}",
+                     "Mend or exclude these rows in Data, or choose another template."),
+    "untrained": Fault("warning", "there is no token to learn from, so they are left out.",
+                       "Raise the maximum length, change what is cut, or look at the rows: are there answers?"),
+    "open": Fault("warning", "the template {template} ends an answer without a special token, so the model does not "
+                  "learn where to stop.", "Choose a template that closes its turns."),
+    "open_earlier": Fault("warning", "the template {template} closes the last answer alone; the earlier ones are "
+                          "trained without an end.", "Set Train on to last."),
+    "stop": Fault("warning", "an answer ends with {what}, and the model itself stops elsewhere: at {stops}.",
+                  "Evaluate, Chat and Export of this board stop at both; other programs may run on."),
+    "foreign": Fault("warning", "the template {template} writes another text than the model's own.",
+                     "Set Template to auto, unless the model is to learn another form."),
+    "double_bos": Fault("warning", "the text begins with {what} twice.",
+                        "Take it out of the rows, or choose a template that does not write it."),
+    "special": Fault("warning", "the text itself holds special tokens: {what}.",
+                     "The model takes them for the real ones. Edit or exclude these rows in Data."),
+    "unknown": Fault("warning", "the tokenizer does not know much of the text and writes {what}.",
+                     "These rows may be in a language that the model was not made for."),
+    "cut": Fault("warning", "there are more than {longest:,} tokens, and they lose {what}.",
+                 "Raise the maximum length, or choose what is cut."),
+}  # fmt: skip
+"""In the order in which they are said."""
+GRAVITY: tuple[Level, ...] = ("error", "warning", "note")
+SAID = 3  # things that a sentence lists
+
+
+def said(
+    kind: str, count: int, looked: int, what: Mapping[str, int], places: Sequence[Place], subject: Subject,
+    args: TrainArgs,
+) -> Found:  # fmt: skip
+    """The finding that `count` of the `looked` rows have a fault; `what` they show, and in how many of them."""
+    fault = FAULTS[kind]
+    # nothing to train on at all is no matter of taste
+    level = "error" if kind == "untrained" and count == looked else fault.level
+    listed = sorted(what, key=lambda word: -what[word])
+    words = ", ".join(listed[:SAID]) + (", ..." if len(listed) > SAID else "")
+    of = f"{count:,} of {looked:,} rows" if count < looked else "all rows" if count > 1 else "the only row"
+    text = fault.text.format(
+        what=words, template=_name(subject), longest=args.data.max_length,
+        stops=", ".join(sorted(map(subject.word, subject.stops))),
+    )  # fmt: skip
+    return Found(kind, level, f"In {of} {text}", count, tuple(place.number for place in places), fault.hint,
+                 places=tuple(places))  # fmt: skip
+
+
+def conversations(row: Row) -> list[Row]:
+    """The conversations that a row holds: two where it holds two answers to one question."""
+    if row.kind != "preference":
+        return [row]
+    answers = (row.chosen or [], row.rejected or [])
+    return [replace(row, kind="conversation", messages=[*row.messages, *answer]) for answer in answers]
+
+
+def texts(row: Row) -> list[str]:
+    """Everything that is said in a row."""
+    said = [content(turn) for turn in (*row.messages, *(row.chosen or ()), *(row.rejected or ()))]
+    return said if row.text is None else [*said, row.text]
+
+
+def of_tokens(row: Row, tokens: Tokens, subject: Subject) -> Iterator[tuple[str, str]]:
+    """The faults of one row as it is read by the model, each with the word that it shows."""
+    bos, ids = subject.tokenizer.bos_id, tokens.ids
+    if bos is not None and ids[:2] == [bos, bos]:
+        yield "double_bos", subject.word(bos)
+    if row.kind != "text" and any(tokens.trained):
+        if not tokens.ends:
+            answers = sum(message["role"] == "assistant" for message in row.messages)
+            yield ("open_earlier", "") if answers > 1 and _closed(tokens, subject) else ("open", "")
+        elif subject.stops and (last := ids[_last(tokens)]) not in subject.stops:
+            yield "stop", subject.word(last)
+    unknown = subject.unknown_id
+    if unknown is not None and unknown in ids and ids.count(unknown) >= UNKNOWN_SHARE * len(ids):
+        yield "unknown", subject.word(unknown)
+
+
+def of_text(row: Row, subject: Subject) -> Iterator[tuple[str, str]]:
+    """The faults of one row as it stands in the file."""
+    if subject.control is None:
+        return
+    for text in texts(row):
+        if row.kind == "text":  # such rows often bring the marks of their own beginning and end
+            named = subject.tokenizer.named
+            text = text.strip().removeprefix(named.get("bos_token", "")).removesuffix(named.get("eos_token", ""))
+        for found in dict.fromkeys(subject.control.findall(text)):
+            yield "special", found
+
+
+def foreign(row: Row, subject: Subject) -> bool:
+    """Whether the chosen template writes a row otherwise than the model's own. What that refuses is not compared."""
+    if not subject.chosen or subject.own is None or row.kind == "text":
+        return False
+    for talk in conversations(row):
+        try:
+            own = subject.own.render(talk.messages, talk.tools)
+        except (DataError, ModelError):
+            continue
+        if own != subject.template.render(talk.messages, talk.tools):
+            return True
+    return False
+
+
+def of_model(rows: Sequence[Row], subject: Subject, differs: bool) -> Iterator[Found]:
+    """What there is to say about the model and the template alone; `differs` from the model's own text."""
+    talks = [row for row in rows if row.kind != "text"]
+    if not subject.chosen or not talks:
+        return
+    if subject.own is None:
+        said = (
+            f"{subject.model} brings no chat template, so it has most likely never seen the form of {_name(subject)}."
+        )
+        hint = "A base model learns it from rows enough; if there is a chat model of the same family, start from that."
+        yield Found("base", "warning", said, hint=hint)
+    if subject.own is None or differs:
+        written = dict.fromkeys(STEERING.findall(_frame(talks[0], subject)))
+        if lost := [word for word in written if subject.tokenizer.id(word) is None]:
+            said = f"The template {_name(subject)} writes {', '.join(lost)}, which the tokenizer takes to pieces."
+            yield Found("pieces", "warning", said, hint="Choose the template of the model's own family.")
+
+
+def unsuited(kind: Kind, takes: Sequence[str], title: str) -> str:
+    """What is wrong with rows of a kind that the task cannot learn from, and the tasks that can."""
+    fitting = [task.title for task in sections(Task) if kind in getattr(task, "takes", ())]
+    way_out = f"Choose {' or '.join(fitting)} under Task" if fitting else "Choose another dataset"
+    wanted = " or ".join(KINDS[name] for name in takes)
+    return f"{KINDS[kind]}, and {title} learns from {wanted}. {way_out}."
+
+
+def _name(subject: Subject) -> str:
+    return subject.template.name
+
+
+def _last(tokens: Tokens) -> int:
+    return max(index for index, trained in enumerate(tokens.trained) if trained)
+
+
+def _closed(tokens: Tokens, subject: Subject) -> bool:
+    return tokens.ids[_last(tokens)] in subject.tokenizer.special_ids
+
+
+def _frame(row: Row, subject: Subject) -> str:
+    """What the template writes around what is said."""
+    talk = conversations(row)[0]
+    text = subject.template.render(talk.messages, talk.tools)
+    for said in texts(row):
+        text = text.replace(said, "") if said else text
+    return text
+
+
+def _stops(folder: Path, tokenizer: TextTokenizer) -> frozenset[int]:
+    said: list[object] = [tokenizer.eos_id]
+    for file in ("generation_config.json", "config.json"):
+        stated = settings(folder / file).get("eos_token_id")
+        said += stated if isinstance(stated, list) else [stated]
+    return frozenset(id for id in said if isinstance(id, int))

@@ -1,0 +1,98 @@
+"""What a run will make of its rows, as `data.survey` found it: lengths, what is cut, what is trained, what is wrong.
+
+A record that goes from one process to another as JSON. Knows nothing of how rows are read or turned into tokens.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from pydantic import BaseModel, ConfigDict
+
+from data.conversation import Row
+from data.finding import Level
+from data.fitness import Found
+
+
+class Bin(BaseModel):
+    """Rows of `low` to `high` tokens, both counted in."""
+
+    model_config = ConfigDict(frozen=True)
+
+    low: int
+    high: int
+    rows: int
+
+
+class Inspection(BaseModel):
+    """What became of the rows that were looked at. Tokens and trained tokens are those after the cut.
+
+    total: rows to train on; a guess where only the heads of files were read.   rows: those looked at.
+    used: those left to train on.   sequences: what these come to, packed where they are to be.
+    lengths: tokens before the cut -> rows.   lost: the part that the cut takes -> rows.
+    shown: `random`, `longest`, `cut` or the kind of a finding -> rows to look at.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    template: str
+    max_length: int
+    total: int
+    held_out: int
+    rows: int
+    used: int = 0
+    tokens: int = 0
+    trained: int = 0
+    sequences: int = 0
+    lengths: dict[int, int] = {}
+    lost: dict[str, int] = {}
+    findings: tuple[Found, ...] = ()
+    shown: dict[str, list[Row]] = {}
+
+    @property
+    def exact(self) -> bool:
+        return self.rows == self.total
+
+    @property
+    def scale(self) -> float:
+        """What it takes to get from the rows looked at to all of them."""
+        return self.total / self.rows if self.rows else 1.0
+
+    @property
+    def cut(self) -> int:
+        """Rows that are longer than allowed."""
+        return sum(rows for length, rows in self.lengths.items() if length > self.max_length)
+
+    @property
+    def longest(self) -> int:
+        return max(self.lengths, default=0)
+
+    def of(self, level: Level) -> list[Found]:
+        return [finding for finding in self.findings if finding.level == level]
+
+    def quantile(self, share: float) -> int:
+        """The tokens that `share` (0 to 1) of the rows do not exceed."""
+        wanted, seen = share * sum(self.lengths.values()), 0
+        for length in sorted(self.lengths):
+            seen += self.lengths[length]
+            if seen >= wanted:
+                return length
+        return 0
+
+    def histogram(self, bins: int = 24) -> list[Bin]:
+        """The lengths in at most `bins` ranges of one round width, from 0 to the longest."""
+        width = next(step for step in _round() if step * bins > self.longest)
+        rows: Counter[int] = Counter()
+        for length, number in self.lengths.items():
+            rows[length // width] += number
+        places = range(self.longest // width + 1)
+        return [Bin(low=place * width, high=(place + 1) * width - 1, rows=rows[place]) for place in places]
+
+
+def _round() -> Iterator[int]:
+    """Widths that people can read: 1, 2, 5, 10, 20, 50, ..."""
+    power = 1
+    while True:
+        yield from (power, 2 * power, 5 * power)
+        power *= 10

@@ -1,0 +1,226 @@
+"""Looks at the rows of a run before it starts, through the very rendering, mask and cut that training uses.
+
+`sampled` looks at a few hundred rows at once, `whole` at all of them, in memory that grows by a number a row. Knows
+nothing of pages, processes or torch.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+
+from data import fitness, registry, sets
+from data.conversation import Row
+from data.finding import NAMED, Finding
+from data.fitness import COMPARED, Found, Place, Subject
+from data.inspection import Inspection
+from data.mask import Tokens, locate, mark
+from data.pack import best_fit
+from data.splitting import overlap
+from engine.contract.args import TrainArgs
+from engine.contract.dataset import Split
+from engine.contract.errors import DataError
+
+EVERYWHERE = (Path("/"),)
+CHUNK = 200  # rows that are tokenised at once
+SAMPLE = 400  # rows that are looked at while somebody waits
+READ_AT_ONCE = 4_000  # rows; of more, only the heads of the files are read while somebody waits
+SHOWN = 24  # rows that are kept to be shown, for each thing that one may want to see
+SHOWN_TEXT = 100_000  # characters; a longer row is not kept
+
+
+def sampled(args: TrainArgs, folder: Path, workspace: Path, allowed: Sequence[Path] = EVERYWHERE) -> Inspection:
+    """A look at some hundred rows of a run on the model in `folder`: all, when there are no more. Raises BoardError."""
+    survey = Survey(args, Subject.of(args, folder))
+    entries = [sets.entries(args, names, workspace, allowed) for names in (args.data.train, args.data.validation)]
+    train, held = ([_most(args, registry.count(entry).rows) for entry in chosen] for chosen in entries)
+    if sum(train) + sum(held) <= READ_AT_ONCE:
+        found = sets.read(args, workspace, allowed)
+        step = -(-len(found.train) // SAMPLE) or 1
+        survey.look(found.train[::step])
+        return survey.result(len(found.train), len(found.validation), _leaks(args, found.train, found.validation))
+    heads = [[row for entry in chosen for row in _head(entry, SAMPLE // len(chosen))] for chosen in entries]
+    survey.look(heads[0])
+    return survey.result(*_guessed(args, sum(train), sum(held)), _leaks(args, *heads))
+
+
+def whole(
+    args: TrainArgs,
+    folder: Path,
+    workspace: Path,
+    allowed: Sequence[Path] = EVERYWHERE,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Inspection:
+    """A look at every row; `progress(done, total)` is called now and then. Raises BoardError."""
+    found = sets.read(args, workspace, allowed)
+    survey = Survey(args, Subject.of(args, folder))
+    survey.look(found.train, lambda done: progress(done, len(found.train)))
+    survey.look(found.validation, held=True)
+    return survey.result(len(found.train), len(found.validation), _leaks(args, found.train, found.validation))
+
+
+def _leaks(args: TrainArgs, train: Iterable[Row], held: Iterable[Row]) -> list[Finding]:
+    """Questions on both sides; what the split holds out has none."""
+    return overlap(train, held) if args.data.validation else []
+
+
+def _most(args: TrainArgs, rows: int) -> int:
+    return rows if args.data.max_rows is None else min(rows, args.data.max_rows)
+
+
+def _head(entry: registry.Entry, rows: int) -> Iterator[Row]:
+    return islice(registry.load(entry), rows)
+
+
+def _guessed(args: TrainArgs, train: int, validation: int) -> tuple[int, int]:
+    """Rows to train on and held out, where the rows themselves were not all read."""
+    split = Split.of(args.data.split)
+    shares = [share if split.counted else share * train for share in (split.validation, split.test)]
+    if args.data.validation:
+        return round(train - shares[1]), validation
+    return round(train - sum(shares)), round(shares[0])
+
+
+@dataclass
+class _Tally:
+    """The rows in which one kind of fault was found, and what they show."""
+
+    count: int = 0
+    places: list[Place] = field(default_factory=list)
+    shown: list[Row] = field(default_factory=list)
+    what: Counter[str] = field(default_factory=Counter)
+
+    def add(self, row: Row, what: str) -> None:
+        place = Place(row.file, row.number)
+        if not self.places or self.places[-1] != place:  # one row may show several things
+            self.count += 1
+            if len(self.places) < NAMED:
+                self.places.append(place)
+            if len(self.shown) < SHOWN and _showable(row):
+                self.shown.append(row)
+        if what and (what in self.what or len(self.what) < NAMED):
+            self.what[what] += 1
+
+
+class Survey:
+    """Gathers what is found, row by row."""
+
+    def __init__(self, args: TrainArgs, subject: Subject) -> None:
+        self.args, self.subject = args, subject
+        self.found: dict[str, _Tally] = defaultdict(_Tally)
+        self.lengths: Counter[int] = Counter()
+        self.lost: Counter[str] = Counter()
+        self.kept = array("L")  # tokens of each row that is used, after the cut
+        self.rows = self.trained = self.compared = self.showable = 0
+        self.talks: list[Row] = []  # the first rows, for what is to be said of the template alone
+        self.chance, self.drawn = random.Random(args.steps.seed), []
+        self.longest: list[tuple[int, int, Row]] = []
+
+    def look(
+        self, rows: Iterable[Row], progress: Callable[[int], None] = lambda done: None, *, held: bool = False
+    ) -> None:
+        """Look at more rows. Of rows that are `held` out only what would keep the run from working is of interest."""
+        rest, task = iter(rows), self.args.task
+        while chunk := list(islice(rest, CHUNK)):
+            suited = [row for row in chunk if row.kind in task.takes]
+            for row in chunk:
+                if row.kind not in task.takes:
+                    self.found["kind"].add(row, fitness.unsuited(row.kind, task.takes, task.title))
+            for row, tokens in zip(suited, self._tokenised(suited), strict=True):
+                if isinstance(tokens, DataError):
+                    self.found["refused"].add(row, tokens.text)
+                elif not held:
+                    self._take(row, tokens)
+            if not held:
+                self.rows += len(chunk)
+                progress(self.rows)
+
+    def _tokenised(self, rows: Sequence[Row]) -> list[list[Tokens] | DataError]:
+        """For each row the conversations that it holds as tokens, or why there are none."""
+        subject, said = self.subject, []
+        for row in rows:
+            try:
+                said.append(
+                    [locate(talk, subject.template, self.args.data.train_on) for talk in fitness.conversations(row)]
+                )
+            except DataError as problem:
+                said.append(problem)
+        texts = [talk.text for row in said if not isinstance(row, DataError) for talk in row]
+        encoded = iter(subject.tokenizer.encode_batch(texts))
+        return [
+            row if isinstance(row, DataError) else [mark(talk, next(encoded), subject.tokenizer) for talk in row]
+            for row in said
+        ]
+
+    def _take(self, row: Row, talks: list[Tokens]) -> None:
+        longest = max(len(talk.ids) for talk in talks)
+        self.lengths[longest] += 1
+        self._show(row, longest)
+        limit, trained = self.args.data.max_length, 0
+        for talk in talks:
+            for kind, what in fitness.of_tokens(row, talk, self.subject):
+                self.found[kind].add(row, what)
+            trained += sum(talk.trained[1:limit])
+        for kind, what in fitness.of_text(row, self.subject):
+            self.found[kind].add(row, what)
+        if self.compared < COMPARED:
+            self.compared += 1
+            self.talks.append(row)
+            if fitness.foreign(row, self.subject):
+                self.found["foreign"].add(row, "")
+        if longest > limit:
+            part = "the end of the answer"
+            self.lost[part] += 1
+            self.found["cut"].add(row, part)
+        if trained or row.kind == "prompt":
+            self.kept.extend(min(len(talk.ids), limit) for talk in talks)
+            self.trained += trained
+        else:
+            self.found["untrained"].add(row, "")
+
+    def _show(self, row: Row, length: int) -> None:
+        """Keep some rows by chance, and the longest."""
+        if not _showable(row):
+            return
+        self.showable += 1
+        if len(self.drawn) < SHOWN:
+            self.drawn.append(row)
+        elif (place := self.chance.randrange(self.showable)) < SHOWN:
+            self.drawn[place] = row
+        entry = (length, -self.showable, row)
+        if len(self.longest) < SHOWN:
+            heapq.heappush(self.longest, entry)
+        elif entry > self.longest[0]:
+            heapq.heapreplace(self.longest, entry)
+
+    def result(self, total: int, held_out: int, more: Iterable[Finding] = ()) -> Inspection:
+        """What was found in the rows looked at so far, of `total` to train on; `more` was found elsewhere."""
+        found = [self._said(kind, tally) for kind, tally in self.found.items()]
+        found += fitness.of_model(self.talks, self.subject, "foreign" in self.found)
+        found += [Found(**vars(finding)) for finding in more]
+        found.sort(key=lambda finding: fitness.GRAVITY.index(finding.level))
+        shown = {"random": self.drawn, "longest": [row for *_, row in sorted(self.longest, reverse=True)]}
+        shown |= {kind: tally.shown for kind, tally in self.found.items()}
+        packed = self.args.data.packing
+        return Inspection(
+            template=self.subject.template.name, max_length=self.args.data.max_length,
+            total=total, held_out=held_out, rows=self.rows,
+            used=len(self.kept), tokens=sum(self.kept), trained=self.trained,
+            sequences=len(best_fit(self.kept, self.args.data.max_length)) if packed else len(self.kept),
+            lengths=dict(sorted(self.lengths.items())), lost=dict(self.lost), findings=tuple(found),
+            shown={kind: [replace(row, extra={}) for row in rows] for kind, rows in shown.items() if rows},
+        )  # fmt: skip
+
+    def _said(self, kind: str, tally: _Tally) -> Found:
+        looked = {"foreign": self.compared}.get(kind, self.rows)
+        return fitness.said(kind, tally.count, looked, tally.what, tally.places, self.subject, self.args)
+
+
+def _showable(row: Row) -> bool:
+    return sum(map(len, fitness.texts(row))) <= SHOWN_TEXT
