@@ -1,21 +1,30 @@
 """From the names of datasets to the rows for training, validation and test: the one place where that is decided.
 
 The forecast, the pre-flight and the engine all call `read`, so the same arguments mean the same rows everywhere.
+In this order: the rows of each dataset are read and limited; what is held out is taken from all of them together; then
+what is left for training is repeated and mixed. So no repetition is ever held out, and nothing held out is repeated.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from data import registry
 from data.conversation import Row
-from data.splitting import split
+from data.lots import Numbers, some
+from data.mixing import concatenated, interleaved, repeated
+from data.sources import Source, drawn, opened
+from data.splitting import sides
 from engine.contract.args import TrainArgs
-from engine.contract.dataset import Split
+from engine.contract.dataset import Data, Split
+from engine.contract.errors import Problem
 
 EVERYWHERE = (Path("/"),)
+TAKEN = {"weights": "mixed", "repeat": "repeated", "limits": "limited"}
 
 
 @dataclass(frozen=True)
@@ -28,21 +37,82 @@ class Sets:
 
 
 def read(args: TrainArgs, workspace: Path, allowed: Sequence[Path] = EVERYWHERE) -> Sets:
-    """The rows of a run, placeholders filled, before anything is tokenised. Raises DataError."""
-    train = rows_of(args, args.data.train, workspace, allowed)
-    if args.data.validation:
-        return Sets(train, rows_of(args, args.data.validation, workspace, allowed))
-    return Sets(*split(train, Split.of(args.data.split).validation, args.steps.seed))
+    """The rows of a run, placeholders filled, before anything is tokenised. The same arguments give the same rows in
+    the same order. Raises DataError.
+
+    With validation datasets the split holds out no validation rows of its own, though still its test rows.
+    """
+    data, seed = args.data, args.steps.seed
+    split = Split.of(data.split)
+    if data.validation:
+        split = split._replace(validation=0.0)
+    names = [*data.train, *data.validation]
+    everything = opened(names, entries(args, names, workspace, allowed), data.max_rows)
+    sources, measuring = everything[: len(data.train)], everything[len(data.train) :]
+
+    used = [_limited(source, data, seed) for source in sources]
+    of, place = concatenated(used)
+    asked = np.concatenate([source.openings()[places] for source, places in zip(sources, used, strict=True)])
+    found = sides(asked, split, seed)
+    kept = [place[found.train][of[found.train] == which] for which in range(len(sources))]
+    if data.validation:
+        validation = drawn(measuring, *concatenated([_limited(source, data, seed) for source in measuring]))
+    else:
+        validation = drawn(sources, of[found.validation], place[found.validation])
+    test = drawn(sources, of[found.test], place[found.test])
+    return Sets(drawn(sources, *_mixed(sources, kept, data, seed)), validation, test)
+
+
+def problems(data: Data) -> list[Problem]:
+    """What is wrong with the arguments of mixing, each at its argument, without looking at a file."""
+    found = []
+    for where, names in (("train", data.train), ("validation", data.validation)):
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            way_out = f" To take its rows twice, set data.repeat to {twice[0]}=2." if where == "train" else ""
+            found.append(Problem(f"data.{where}", f"{', '.join(twice)} is named more than once.{way_out}"))
+    for option, done in TAKEN.items():
+        chosen = [*data.train, *(data.validation if option == "limits" else [])]
+        for name in getattr(data, option):
+            if not any(_is(name, said) for said in chosen):
+                found.append(Problem(f"data.{option}", _not_chosen(name, done, data)))
+    if data.weights and data.mix == "concatenate":
+        said = "weights say how often a dataset is drawn from when interleaving, and the datasets are concatenated."
+        found.append(Problem("data.weights", f"{said} Set data.mix to interleave, or use data.repeat."))
+    return found
+
+
+def _not_chosen(name: str, done: str, data: Data) -> str:
+    if any(_is(name, said) for said in data.validation):
+        return f"{name} only measures, so it is not {done}; take it out here."
+    return f"{name} is no dataset of this run, so it cannot be {done}. Those chosen are {', '.join(data.train)}."
 
 
 def entries(args: TrainArgs, names: Sequence[str], workspace: Path, allowed: Sequence[Path]) -> list[registry.Entry]:
-    """The datasets called `names`, with the words that the arguments put in place of placeholders."""
+    """The datasets called `names`, with what the arguments say about reading them."""
     found = [registry.find(name, workspace, allowed) for name in names]
     return [entry.model_copy(update={"fill": {**entry.fill, **args.data.fill}}) for entry in found]
 
 
-def rows_of(args: TrainArgs, names: Sequence[str], workspace: Path, allowed: Sequence[Path] = EVERYWHERE) -> list[Row]:
-    """Every row of the datasets called `names`, at most `data.max_rows` of each."""
-    return [
-        row for entry in entries(args, names, workspace, allowed) for row in registry.load(entry)[: args.data.max_rows]
+def _is(name: str, said: str) -> bool:
+    """Whether `name`, a key of an argument, means the dataset `said`: by the same words, or the end of its path."""
+    return name == said or f"/{said}".endswith(f"/{name.removeprefix('./')}")
+
+
+def _value(given: Mapping[str, float], name: str, otherwise: float) -> float:
+    return next((value for key, value in given.items() if _is(key, name)), otherwise)
+
+
+def _limited(source: Source, data: Data, seed: int) -> Numbers:
+    """The places of the rows of a dataset that are used at all."""
+    places = np.arange(len(source.openings()))
+    return some(places, int(_value(data.limits, source.name, len(places))), seed, f"limit {source.entry.name}")
+
+
+def _mixed(sources: Sequence[Source], kept: Sequence[Numbers], data: Data, seed: int) -> tuple[Numbers, Numbers]:
+    taken = [
+        repeated(places, _value(data.repeat, source.name, 1.0), seed, source.entry.name)
+        for source, places in zip(sources, kept, strict=True)
     ]
+    if data.mix == "concatenate":
+        return concatenated(taken)
+    return interleaved(taken, [_value(data.weights, source.name, 1.0) for source in sources], data.until)
