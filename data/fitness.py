@@ -24,7 +24,7 @@ from engine.contract.errors import DataError, ModelError
 from engine.contract.fields import sections
 from engine.contract.tasks import Task
 
-COMPARED = 20  # rows whose rendering is compared with the model's own
+COMPARED = 24  # rows whose rendering is compared with the model's own
 UNKNOWN_SHARE = 0.02  # of a row's tokens that may be unknown before it is said
 # What a template writes to steer a model: text of this form should be one token each.
 STEERING = re.compile(r"<\|[^|<>\s]+\|>|<｜[^｜<>]+｜>|<(?:start|end)_of_turn>|<(?:bos|eos)>")

@@ -31,7 +31,7 @@ class Inspection(BaseModel):
     total: rows to train on; a guess where only the heads of files were read.   rows: those looked at.
     used: those left to train on.   sequences: what these come to, packed where they are to be.
     lengths: tokens before the cut -> rows.   lost: the part that the cut takes -> rows.
-    shown: `random`, `longest`, `cut` or the kind of a finding -> rows to look at.
+    shown: `first`, `random`, `longest` or the kind of a finding -> rows to look at.
     """
 
     model_config = ConfigDict(frozen=True)

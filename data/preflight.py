@@ -10,10 +10,11 @@ import glob
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from data import forecast, models, registry, weights
+from data import forecast, models, registry, sets, weights
 from data.models import Card
 from data.render import ChatTemplate, names
 from engine.contract import text
@@ -112,6 +113,7 @@ def _train(args: TrainArgs, workspace: Path, allowed: Sequence[Path], rows: bool
         yield from _against(card, args)
     yield from _datasets("data.train", args.data.train, workspace, allowed, rows)
     yield from _datasets("data.validation", args.data.validation, workspace, allowed, rows)
+    yield from sets.problems(args.data)
     here = grounded(args, workspace)
     if both := sorted(set(here.data.train) & set(here.data.validation)):
         said = f"{', '.join(both)} is trained on too (data.train), so it cannot show what was learnt."
@@ -137,9 +139,12 @@ def _against(card: Card, args: TrainArgs) -> Iterator[Problem]:
 
 def _template(path: str, name: str, model: Path | None) -> Iterator[Problem]:
     """Whether the template called `name` exists; `auto` asks whether the model brings one."""
-    if model is None and name != "auto" and name not in names():
-        yield Problem(path, f"There is no template {name!r}. Choose one of {', '.join(names())}.")
-    if model is not None:
+    if name != "auto" and name not in names():
+        near = ", ".join(get_close_matches(name, names()) or ["chatml", "llama3", "qwen2_5", "..."])
+        yield Problem(
+            path, f"There is no template {name!r}. Choose one of {near}; all are listed in templates/templates.yaml."
+        )
+    elif model is not None:
         try:
             ChatTemplate.of(model, None if name == "auto" else name)
         except BoardError as problem:

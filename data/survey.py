@@ -117,8 +117,8 @@ class Survey:
         self.lengths: Counter[int] = Counter()
         self.lost: Counter[str] = Counter()
         self.kept = array("L")  # tokens of each row that is used, after the cut
-        self.rows = self.trained = self.compared = self.showable = 0
-        self.talks: list[Row] = []  # the first rows, for what is to be said of the template alone
+        self.rows = self.trained = self.showable = 0
+        self.first: list[Row] = []
         self.chance, self.drawn = random.Random(args.steps.seed), []
         self.longest: list[tuple[int, int, Row]] = []
 
@@ -169,9 +169,8 @@ class Survey:
             trained += sum(talk.trained[1:limit])
         for kind, what in fitness.of_text(row, self.subject):
             self.found[kind].add(row, what)
-        if self.compared < COMPARED:
-            self.compared += 1
-            self.talks.append(row)
+        if len(self.first) < COMPARED:
+            self.first.append(row)
             if fitness.foreign(row, self.subject):
                 self.found["foreign"].add(row, "")
         if longest > limit:
@@ -202,10 +201,14 @@ class Survey:
     def result(self, total: int, held_out: int, more: Iterable[Finding] = ()) -> Inspection:
         """What was found in the rows looked at so far, of `total` to train on; `more` was found elsewhere."""
         found = [self._said(kind, tally) for kind, tally in self.found.items()]
-        found += fitness.of_model(self.talks, self.subject, "foreign" in self.found)
+        found += fitness.of_model(self.first, self.subject, "foreign" in self.found)
         found += [Found(**vars(finding)) for finding in more]
         found.sort(key=lambda finding: fitness.GRAVITY.index(finding.level))
-        shown = {"random": self.drawn, "longest": [row for *_, row in sorted(self.longest, reverse=True)]}
+        shown = {
+            "first": self.first,
+            "random": self.drawn,
+            "longest": [row for *_, row in sorted(self.longest, reverse=True)],
+        }
         shown |= {kind: tally.shown for kind, tally in self.found.items()}
         packed = self.args.data.packing
         return Inspection(
@@ -218,7 +221,7 @@ class Survey:
         )  # fmt: skip
 
     def _said(self, kind: str, tally: _Tally) -> Found:
-        looked = {"foreign": self.compared}.get(kind, self.rows)
+        looked = len(self.first) if kind == "foreign" else self.rows
         return fitness.said(kind, tally.count, looked, tally.what, tally.places, self.subject, self.args)
 
 

@@ -1,7 +1,8 @@
 """The engine's command line: `python -m engine VERB ...`.
 
     train | evaluate | serve | export [ARGS.yaml] [name=value ...]   make a run folder, start it and follow it
-    check ARGS.yaml [name=value ...]        every problem of an args file; exit code 2 when there is one
+    check ARGS.yaml [name=value ...]        every problem of an args file; exit code 2 when there is one. With
+                                            --data: its rows, counted and looked at; with --json: for programs
     chat [QUESTION] [models=...]            talk to a model in the terminal
     fetch NAME                              get a model
     demo                                    the whole path on the embedded model
@@ -34,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--workspace", type=Path, default=Path(os.environ.get("WORKSPACE") or "workspace"))
     parser.add_argument("--detach", action="store_true", help="start the run and return at once")
     parser.add_argument("--data", action="store_true", help="with check: look at the rows as well")
+    parser.add_argument("--json", action="store_true", help="with check: the result as JSON")
     given = parser.parse_intermixed_args(argv)
     given.workspace = given.workspace.expanduser().resolve()
     try:
@@ -60,7 +62,7 @@ def _start(given: argparse.Namespace) -> int:
 def _check(given: argparse.Namespace) -> int:
     from engine import check
 
-    return check.check(_args(given), given.workspace, rows=given.data)
+    return check.check(_args(given), given.workspace, rows=given.data, as_json=given.json)
 
 
 def _docs(given: argparse.Namespace) -> int:

@@ -1,37 +1,76 @@
 """`check`: every problem of an args file on this machine, and with `--data` what becomes of its rows.
 
-Loads no model. The contract has validated the arguments before; here is what only the machine can say.
+Loads no model. The contract has validated the arguments before; here is what only the machine and the rows can say.
 """
 
 from __future__ import annotations
 
 import importlib
+import json
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from data import models, preflight, sets
+from data import models, preflight, survey
+from data.fitness import Found, Subject
+from data.inspection import Inspection
 from data.mask import Tokens, tokenise
-from data.prepare import Report, prepare
-from data.render import ChatTemplate
-from data.tokens import TextTokenizer
 from engine.contract.args import AnyArgs, TrainArgs
 from engine.contract.errors import ArgsError, BoardError, Problem
 
 TRAINED, READ = "»", "«"
 """The marks around what is trained."""
+FIRST = 2  # rows that are printed with marks
+NAMED = 8  # rows that a finding names
+BAR = 40  # characters of the longest bar of the histogram
+SAY_SECONDS = 0.5
 
 
-def check(args: AnyArgs, workspace: Path, *, rows: bool = False) -> int:
-    """Print every problem and return 2, or say that there is none and return 0."""
+def check(args: AnyArgs, workspace: Path, *, rows: bool = False, as_json: bool = False) -> int:
+    """Print every problem and return 2, or say that there is none and return 0. `rows`: those of a training too."""
     problems = [*preflight.problems(args, workspace), *_extra(args)]
-    for note in preflight.notes(args, workspace):
-        print(f"Note: {note}")
+    found = None
     if rows and isinstance(args, TrainArgs) and not problems:
         try:
-            _look(args, workspace)
+            found = inspected(args, workspace)
         except BoardError as problem:
             problems.append(Problem("data", f"{problem.text} {problem.hint}".strip()))
-    print("\n".join(map(str, problems)) if problems else "No problem found.")
-    return 2 if problems else 0
+    if as_json:
+        print(json.dumps({
+            "problems": [{"path": problem.path, "text": problem.text} for problem in problems],
+            "inspection": found.model_dump(mode="json") if found else None,
+        }, ensure_ascii=False))  # fmt: skip
+    else:
+        for note in preflight.notes(args, workspace):
+            print(f"Note: {note}")
+        if found and isinstance(args, TrainArgs):
+            print("\n".join(_said(found, args, workspace)))
+        print("\n".join(map(str, problems)) if problems else _verdict(found))
+    return 2 if problems or (found and found.of("error")) else 0
+
+
+def _verdict(found: Inspection | None) -> str:
+    errors, warnings = (len(found.of(level)) if found else 0 for level in ("error", "warning"))
+    if errors:
+        return f"{errors} error{'s' * (errors > 1)} must be mended first."
+    return f"Nothing stops the run; {warnings} warning{'s' * (warnings > 1)}." if warnings else "No problem found."
+
+
+def inspected(args: TrainArgs, workspace: Path) -> Inspection | None:
+    """Every row of a run, looked at; None while its model is not on this machine. Raises BoardError."""
+    folder = models.find(args.model.path, workspace, args.model.revision).folder
+    if folder is None:
+        return None
+    said = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal said
+        if time.monotonic() - said > SAY_SECONDS:
+            said = time.monotonic()
+            print(f"{done} of {total} rows", file=sys.stderr, flush=True)
+
+    return survey.whole(args, folder, workspace, progress=progress)
 
 
 def _extra(args: AnyArgs) -> list[Problem]:
@@ -48,31 +87,52 @@ def _extra(args: AnyArgs) -> list[Problem]:
     return []
 
 
-def _look(args: TrainArgs, workspace: Path) -> None:
-    """What the worker would make of the rows, and the first of them as the model reads it."""
-    folder = models.find(args.model.path, workspace, args.model.revision).folder
-    if folder is None:
-        return print("The rows can be counted once the model is on this machine.")
-    template = ChatTemplate.of(folder, None if args.model.template == "auto" else args.model.template)
-    tokenizer = TextTokenizer.of(folder)
-    read = sets.read(args, workspace)
-    train = read.train
-    for which, found in (("train", train), ("held out", read.validation)):
-        if found:
-            done = prepare(found, template, tokenizer, train_on=args.data.train_on, max_length=args.data.max_length)
-            _print_report(which, done.report)
-    print(f"\nThe first row; what stands between {TRAINED} and {READ} is trained:\n")
-    print(marked(tokenise(train[0], template, tokenizer, args.data.train_on), args.data.max_length))
-
-
-def _print_report(which: str, report: Report) -> None:
-    print(
-        f"Rows {which}: {report.rows_used:,} of {report.rows:,}. Tokens: {report.tokens:,}, "
-        f"{report.trained_tokens:,} of them trained. The longest row: {report.longest:,}. "
-        f"Cut: {report.cut_rows:,}. Dropped: {len(report.dropped_rows):,}."
+def _said(found: Inspection, args: TrainArgs, workspace: Path) -> Iterator[str]:
+    """What was found, as lines for a terminal."""
+    yield (
+        f"Rows: {found.used:,} of {found.total:,} are trained, {found.held_out:,} are held out. "
+        f"Tokens: {found.tokens:,}, {found.trained:,} of them trained."
     )
-    for sentence in report.warnings:
-        print(f"Warning: {sentence}")
+    yield ""
+    yield from _histogram(found)
+    yield ""
+    for finding in found.findings:
+        yield f"{finding.level.capitalize()}: {finding.text} {finding.hint}".rstrip()
+        if finding.rows:
+            yield f"    {_places(finding)}"
+    yield f"\nThe first rows; what stands between {TRAINED} and {READ} is trained:"
+    subject = Subject.of(args, models.find(args.model.path, workspace, args.model.revision).folder or Path())
+    for row in found.shown.get("first", [])[:FIRST]:
+        tokens = tokenise(row, subject.template, subject.tokenizer, args.data.train_on)
+        yield f"\n{Path(row.file).name}, row {row.number}, {len(tokens.ids):,} tokens\n"
+        yield marked(tokens, args.data.max_length)
+    yield ""
+
+
+def _histogram(found: Inspection) -> Iterator[str]:
+    yield "Tokens in a row, and how many rows:"
+    bins = found.histogram(16)
+    most = max((bin.rows for bin in bins), default=0)
+    width = len(f"{found.longest:,}") + 1
+    cut = False
+    for bin in bins:
+        if bin.low >= found.max_length and not cut:
+            cut = True
+            yield f"  {'-' * (2 * width + 3)} cut at {found.max_length:,} tokens"
+        bar = "#" * -(-bin.rows * BAR // most) if most else ""
+        yield f"  {bin.low:>{width},} to {bin.high:>{width},} {bar:<{BAR}} {bin.rows:,}".rstrip()
+    yield (
+        f"Half of the rows have at most {found.quantile(0.5):,} tokens, 95 % at most {found.quantile(0.95):,}; "
+        f"the longest has {found.longest:,}."
+    )
+
+
+def _places(finding: Found) -> str:
+    files: dict[str, list[int]] = {}
+    for place in finding.places[:NAMED]:
+        files.setdefault(Path(place.file).name, []).append(place.number)
+    more = f", and {finding.count - NAMED:,} more" if finding.count > NAMED else ""
+    return "; ".join(f"{file} {', '.join(map(str, numbers))}" for file, numbers in files.items()) + more
 
 
 def marked(tokens: Tokens, longest: int) -> str:
