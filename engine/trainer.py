@@ -1,6 +1,7 @@
 """What every trainer of ours does beyond TRL's: complete checkpoints, exact evaluation, records, and a clean stop.
 
-`Recording` is mixed into a TRL trainer by a recipe. It knows rows as batches with `labels`; it knows no task.
+`Recording` is mixed into a TRL trainer by a recipe. It knows no task: what a batch weighs, and which of the trainer's
+numbers are kept, a recipe says.
 """
 
 from __future__ import annotations
@@ -27,6 +28,18 @@ SAMPLE_TOKENS = 64
 class Recording:
     """Mixin before a TRL trainer class: `class Sft(Recording, SFTTrainer)`; call `record` before `train`."""
 
+    # The trainer's names for numbers to ours.
+    NAMES = {
+        "loss": "loss",
+        "learning_rate": "learning_rate",
+        "grad_norm": "grad_norm",
+        "mean_token_accuracy": "accuracy",
+    }
+
+    def weight(self, batch: dict[str, Any]) -> int:
+        """What a batch counts in an average over batches: here, its trained tokens."""
+        return int((batch["labels"][:, 1:] != -100).sum())
+
     def record(self, run: Run, report: Report, stop: Stop, *, keep: int, samples: list[str]) -> None:
         self.run, self.report, self.stop, self.keep, self.samples = run, report, stop, keep, samples
         self.tokens_seen, self.tokens_logged, self.logged_at = 0, 0, time.monotonic()
@@ -39,25 +52,20 @@ class Recording:
 
     def log(self, logs: dict[str, float], *rest: Any, **more: Any) -> None:
         """Every number that the trainer reports becomes a point of the curves."""
+        super().log(logs, *rest, **more)  # TRL adds what it has gathered
         if "loss" in logs or "eval_loss" in logs:
             self.report.metrics(self.state.global_step, self.state.epoch or 0.0, self._named(logs))
         if "loss" in logs:
             self._watch_numbers(logs)
-        super().log(logs, *rest, **more)
 
     def _named(self, logs: dict[str, float]) -> dict[str, float]:
         if "eval_loss" in logs:
-            return {"eval/loss": logs["eval_loss"]}
+            kept = {f"eval_{theirs}": f"eval/{ours}" for theirs, ours in self.NAMES.items()}
+            return {kept[name]: float(value) for name, value in logs.items() if name in kept}
         now = time.monotonic()
         speed = (self.tokens_seen - self.tokens_logged) / max(now - self.logged_at, 1e-9)
         self.tokens_logged, self.logged_at = self.tokens_seen, now
-        names = {
-            "loss": "loss",
-            "learning_rate": "learning_rate",
-            "grad_norm": "grad_norm",
-            "mean_token_accuracy": "accuracy",
-        }
-        found = {f"train/{ours}": float(logs[theirs]) for theirs, ours in names.items() if theirs in logs}
+        found = {f"train/{ours}": float(logs[theirs]) for theirs, ours in self.NAMES.items() if theirs in logs}
         return found | {
             "train/tokens_per_second": speed, "train/tokens": float(self.tokens_seen),
             "memory/peak_gb": peak_memory() / 1e9,
@@ -90,21 +98,26 @@ class Recording:
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Mean loss over all trained tokens of the held-out rows: every token counts the same, whatever its batch.
+        """Means over all held-out rows: every trained token (or pair) counts the same, whatever its batch.
 
         (The library averages over batches, so its figure moves with the batch size.)
         """
         self.report.phase("evaluating")
-        started, total, count = time.monotonic(), 0.0, 0
+        started, total, weights = time.monotonic(), 0.0, list[int]()
         self.model.eval()
         for batch in self.get_eval_dataloader(eval_dataset):
-            tokens = int((batch["labels"][:, 1:] != -100).sum())
+            weights.append(self.weight(batch))
             loss, _, _ = self.prediction_step(self.model, batch, prediction_loss_only=True)
-            total, count = total + float(loss) * tokens, count + tokens
+            total += float(loss) * weights[-1]
             if self.stop.asked:
                 break
+        count = sum(weights)
         metrics = {f"{metric_key_prefix}_loss": total / count} if count and not self.stop.asked else {}
         if metrics:
+            for name, values in self._metrics["eval"].items():
+                if len(values) == len(weights):
+                    weighed = sum(value * weight for value, weight in zip(values, weights, strict=True)) / count
+                    self._metrics["eval"][name] = [weighed]
             self.log(metrics)
             self._show_samples()
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

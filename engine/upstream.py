@@ -23,7 +23,7 @@ MANAGED = {
     "eval_strategy", "eval_on_start", "resume_from_checkpoint", "load_best_model_at_end", "save_only_model", "bf16",
     "fp16", "use_cpu", "trust_remote_code", "remove_unused_columns", "dataset_kwargs", "packing", "padding_free",
     "max_length", "max_steps", "gradient_checkpointing", "disable_tqdm", "save_total_limit", "run_name", "data_seed",
-    "logging_nan_inf_filter",
+    "logging_nan_inf_filter", "loss_weights", "precompute_ref_log_probs",
 }  # fmt: skip
 
 
@@ -48,7 +48,7 @@ def extra(given: dict[str, Any], config: type) -> dict[str, Any]:
     problems += [
         Problem(f"extra.{name}", "The board manages this itself; use the form's own field.")
         for name in given
-        if name in MANAGED | FIELDS
+        if name in known & (MANAGED | FIELDS)
     ]
     if problems:
         raise ArgsError(problems)

@@ -16,6 +16,8 @@ BOUND = {
     "steps.global_batch": st.just(AUTO),
     "resume.checkpoint": st.just(""),
     "optim.warmup": st.floats(0, 1),
+    "data.packing": st.just(False),
+    "task.label_smoothing": st.just(0.0),
     "endpoint.address": st.just(AUTO),
     "endpoint.key_variable": st.just("KEY"),
     "endpoint.budget": st.none(),

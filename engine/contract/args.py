@@ -68,6 +68,9 @@ class TrainArgs(Args):
             )
         if self.resume.checkpoint and not self.resume.run:
             yield Problem("resume.run", "resume.checkpoint is set, but no run that it belongs to. Set resume.run too.")
+        if self.data.packing and self.task.kind != "sft":
+            yield Problem("data.packing", f"Packing is for sft (task.kind), not for {self.task.kind}. Turn it off.")
+        yield from self.task.problems()
 
 
 class EvaluateArgs(Args):

@@ -24,12 +24,12 @@ from engine.contract.rundir import Run, write_json
 from engine.model import DTYPES, device_of, dtype_of, folder_of, model_of, tokenizer_of
 from engine.picture import draw
 from engine.report import Report, Stop, Stopped
-from engine.rows import Collate, Rows, rows_of
+from engine.rows import Rows, rows_of
 from engine.trainer import PARTIAL, flush
 from engine.upstream import extra, settings
 
-# One module per task, with `Config`, `SETTINGS` and `Task`.
-RECIPES = {"sft": "engine.recipes.sft"}
+# One module per task, with `Config`, `settings`, `Task`, `beside` and `Collate`.
+RECIPES = {"sft": "engine.recipes.sft", "dpo": "engine.recipes.dpo"}
 
 
 def run(args: TrainArgs, run: Run, report: Report, stop: Stop) -> None:
@@ -76,8 +76,9 @@ def run(args: TrainArgs, run: Run, report: Report, stop: Stop) -> None:
         args=_config(recipe, args, run, rows, dtype, device),
         train_dataset=rows.train,
         eval_dataset=rows.validation,
-        data_collator=Collate(tokenizer.pad_token_id),
+        data_collator=recipe.Collate(tokenizer.pad_token_id),
         processing_class=tokenizer,
+        **recipe.beside(model),
     )
     _quieten(trainer)
     trainer.record(run, report, stop, keep=args.record.keep, samples=args.record.samples)
@@ -161,7 +162,7 @@ def _config(recipe: Any, args: TrainArgs, run: Run, rows: Rows, dtype: torch.dty
     evaluates = rows.validation is not None
     keywords = {
         **settings(args, "trainer"),
-        **recipe.SETTINGS,
+        **recipe.settings(args),
         "output_dir": str(run.checkpoints_path / PARTIAL),
         "max_steps": args.steps.max_steps or -1,
         "per_device_eval_batch_size": args.steps.batch_size,

@@ -10,10 +10,21 @@ from typing import Any
 
 from trl import SFTConfig, SFTTrainer
 
+from engine.contract.args import TrainArgs
+from engine.rows import Collate as Collate  # what a recipe offers
 from engine.trainer import Recording
 
 Config = SFTConfig
-SETTINGS: dict[str, Any] = {"packing": False, "padding_free": False, "max_length": None, "loss_type": "nll"}
+
+
+def settings(args: TrainArgs) -> dict[str, Any]:
+    """Keywords of `Config` that do not go one to one."""
+    return {"packing": False, "padding_free": False, "max_length": None, "loss_type": "nll"}
+
+
+def beside(model: Any) -> dict[str, Any]:
+    """Further keywords of `Task`."""
+    return {}
 
 
 class Task(Recording, SFTTrainer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import inspect
 from typing import Any
 
@@ -25,15 +26,17 @@ def fields(config: type) -> set[str]:
 
 @pytest.fixture(scope="module")
 def known() -> dict[str, set[str]]:
-    """The names that each upstream configuration takes."""
+    """The names that each upstream configuration takes; `trainer` by itself those that all tasks' trainers take."""
     from peft import LoraConfig
-    from trl import SFTConfig
 
     from engine import model
+    from engine.recipes.run import RECIPES
 
+    tasks = {kind: fields(importlib.import_module(module).Config) for kind, module in RECIPES.items()}
     ours = (model.folder_of, model.model_of, model.tokenizer_of)
     return {
-        "trainer": fields(SFTConfig),
+        "trainer": set.intersection(*tasks.values()),
+        **{f"trainer of {kind}": found for kind, found in tasks.items()},
         "peft": fields(LoraConfig),
         "model": {name for function in ours for name in inspect.signature(function).parameters},
     }
@@ -42,7 +45,7 @@ def known() -> dict[str, set[str]]:
 @pytest.mark.parametrize("spec", SENT, ids=lambda spec: spec.path)
 def test_every_name_that_is_sent_upstream_exists_there(spec: Spec, known: dict[str, set[str]]) -> None:
     config, _, name = spec.to.partition(".")
-    assert name in known[config], spec.to
+    assert name in known[f"{config} of {spec.variant}" if spec.path.startswith("task.") else config], spec.to
 
 
 def test_no_two_arguments_go_to_the_same_setting() -> None:
@@ -51,7 +54,7 @@ def test_no_two_arguments_go_to_the_same_setting() -> None:
 
 
 def test_what_the_board_manages_exists_and_is_not_an_argument_too(known: dict[str, set[str]]) -> None:
-    assert known["trainer"] >= MANAGED
+    assert known["trainer of sft"] | known["trainer of dpo"] >= MANAGED
     assert {spec.to.partition(".")[2] for spec in SENT if spec.to.startswith("trainer.")} & MANAGED == set()
 
 
@@ -71,6 +74,14 @@ def test_every_task_has_a_recipe_and_every_method_its_function() -> None:
     kinds = {spec.path: set(spec.choices) for spec in walk(TrainArgs) if spec.path.endswith(".kind")}
     assert kinds == {"task.kind": set(RECIPES), "method.kind": set(METHODS)}
     assert (Sft().kind, Lora().kind) == ("sft", "lora")
+
+
+def test_every_loss_of_dpo_exists_upstream() -> None:
+    import trl.trainer.dpo_trainer
+
+    known = inspect.getsource(trl.trainer.dpo_trainer.DPOTrainer._compute_loss)
+    losses = next(spec for spec in walk(TrainArgs) if spec.path == "task.loss").choices
+    assert all(f'loss_type == "{loss}"' in known for loss in [*losses, "sft"])
 
 
 def test_settings_are_those_of_the_chosen_variant_by_their_upstream_names() -> None:
