@@ -18,7 +18,14 @@ from engine.contract.rundir import ENDED, Run, records
 
 
 class ServerError(BoardError):
-    """The server refused a request, is gone, or ended in the middle of an answer."""
+    """The server refused a request, is gone, or ended in the middle of an answer.
+
+    status: the HTTP status of a refusal, 0 when there was no answer. retry_after: seconds to wait, where it says so.
+    """
+
+    def __init__(self, text: str, hint: str = "", *, status: int = 0, retry_after: float = 0.0) -> None:
+        super().__init__(text, hint)
+        self.status, self.retry_after = status, retry_after
 
 
 @dataclass(frozen=True)
@@ -50,13 +57,14 @@ class Said:
 class Server:
     """One server by its address, `http://127.0.0.1:PORT`. Holds no connection between calls."""
 
-    def __init__(self, address: str, *, patience: float = 5) -> None:
-        """patience: seconds to wait for a connection, and for the answers that cost no generation."""
+    def __init__(self, address: str, *, key: str = "", patience: float = 5) -> None:
+        """key: sent as bearer token. patience: seconds to wait for a connection, and for answers that do not stream."""
         parts = urlsplit(address if "//" in address else f"http://{address}")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise BoardError(f"{address!r} is not the address of a server.", "Give one such as http://127.0.0.1:8000.")
         self.address = address.rstrip("/").removesuffix("/v1")
         self._parts, self._patience = parts, patience
+        self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
         self._path = parts.path.rstrip("/").removesuffix("/v1")
 
     def alive(self) -> bool:
@@ -92,6 +100,28 @@ class Server:
                     said["finish"] = choice.get("finish_reason") or said["finish"]
         yield Said(**said)
 
+    def complete(
+        self, model: str, messages: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
+    ) -> tuple[str, Said]:
+        """The whole answer at once, and what it cost."""
+        body = {**settings, "model": model, "messages": list(messages)}
+        with closing(self._connect()) as connection:
+            response = self._ask(connection, "POST", "/v1/chat/completions", body)
+            try:
+                said = json.loads(response.read())
+                choice = said["choices"][0]
+                answer = choice["message"].get("content") or ""
+                return answer, Said(
+                    said.get("model", model), choice.get("finish_reason") or "", said.get("usage") or {}
+                )
+            except (OSError, http.client.HTTPException) as problem:
+                raise ServerError(f"The server at {self.address} broke off its answer ({problem}).") from None
+            except (ValueError, LookupError, TypeError, AttributeError):
+                hint = "Check that the address is that of an OpenAI-compatible server."
+                raise ServerError(
+                    f"{self.address} did not answer as OpenAI's protocol says.", hint, status=501
+                ) from None
+
     def _connect(self) -> http.client.HTTPConnection:
         kind = http.client.HTTPSConnection if self._parts.scheme == "https" else http.client.HTTPConnection
         return kind(self._parts.hostname or "", self._parts.port, timeout=self._patience)
@@ -101,14 +131,17 @@ class Server:
     ) -> http.client.HTTPResponse:
         content = None if body is None else json.dumps(body).encode()
         try:
-            connection.request(method, self._path + path, content, {"Content-Type": "application/json"})
+            connection.request(method, self._path + path, content, self._headers)
             response = connection.getresponse()
         except (OSError, http.client.HTTPException) as problem:
             raise ServerError(
                 f"The server at {self.address} does not answer ({problem}).", "Load the model again."
             ) from None
         if response.status >= 400:
-            raise ServerError(_refusal(response))
+            after = response.getheader("Retry-After", "")
+            raise ServerError(
+                _refusal(response), status=response.status, retry_after=float(after) if after.isdecimal() else 0.0
+            )
         return response
 
 
