@@ -6,8 +6,7 @@ never guessed at. Knows nothing of lengths, batches or models.
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os.path import commonprefix
 from typing import Literal
 
@@ -17,6 +16,8 @@ from data.tokens import Encoded, Offsets, TextTokenizer
 from engine.contract.errors import DataError
 
 TrainOn = Literal["assistant", "last", "everything"]
+Stretches = list[tuple[int, int]]
+"""Half-open ranges of tokens, in order and apart."""
 
 
 @dataclass(frozen=True)
@@ -47,57 +48,92 @@ def tokenise(row: Row, template: ChatTemplate, tokenizer: TextTokenizer, train_o
     return mark(rendered, tokenizer.encode(rendered.text), tokenizer)
 
 
-def locate(row: Row, template: ChatTemplate, train_on: TrainOn = "assistant") -> Rendered:
-    """The row as text with the spans to train; raises DataError, with file and row, as `tokenise` does."""
+def locate(row: Row, template: ChatTemplate, train_on: TrainOn = "assistant", since: int = 0) -> Rendered:
+    """The row as text with the spans to train; raises DataError, with file and row, as `tokenise` does.
+
+    An answer whose message has the weight 0 is not trained, nor is one before the message `since`.
+    """
     try:
-        if train_on == "everything":
-            text = template.render(row.messages, row.tools, training=True)
-            return Rendered(text, [(0, len(text))])
-        by = _by_markers if template.marks(row.tools) else _by_prefix
-        text, spans = by(row, template, train_on)
-        _refuse_lost(row, template, train_on, text, "".join(text[begin:end] for begin, end in spans))
+        answers = [index for index in _answers(row) if index >= since]
+        silent = [index for index in answers if row.messages[index].get("weight") == 0]
+        wanted = [index for index in answers if index not in silent]
+        row = _unweighted(row)
+        if train_on != "everything":
+            return _located(row, template, wanted[-1:] if train_on == "last" else wanted)
+        if silent:
+            return _complement(_located(row, template, silent))
+        text = template.render(row.messages, row.tools, training=True)
+        return Rendered(text, [(0, len(text))])
     except DataError as problem:
         raise DataError(problem.text, problem.hint, file=row.file, row=row.number) from None
+
+
+def _located(row: Row, template: ChatTemplate, answers: list[int]) -> Rendered:
+    """The row as text, with the spans of the answers, which are named by the index of their message."""
+    if not answers:
+        return Rendered(template.render(row.messages, row.tools, training=True), [])
+    text, spans = (_by_markers if template.marks(row.tools) else _by_prefix)(row, template, answers)
+    _refuse_lost(row, template, answers, text, "".join(text[begin:end] for begin, end in spans))
     return Rendered(text, spans)
 
 
-def mark(rendered: Rendered, encoded: Encoded, tokenizer: TextTokenizer) -> Tokens:
-    """Which of the tokens are trained: those that start inside a span, up to and with the one that ends the turn.
+def _complement(rendered: Rendered) -> Rendered:
+    borders = [0, *(place for span in rendered.spans for place in span), len(rendered.text)]
+    return Rendered(
+        rendered.text, [span for span in zip(borders[::2], borders[1::2], strict=True) if span[0] < span[1]]
+    )
 
-    White space behind that token belongs to the template, not to the answer, and is not trained. A token that begins
-    before a span and reaches into it is part of what the model is given, so it is not trained either.
-    """
-    starts = [start for start, _ in encoded.offsets]
-    trained = [False] * len(starts)
-    ends = True
-    for begin, end in rendered.spans:
-        first, stop = bisect_left(starts, begin), bisect_left(starts, end)
-        last = stop
-        while last > first and _blank(rendered.text, encoded, last - 1, tokenizer):
-            last -= 1
-        if last == first:
-            continue
-        closed = encoded.ids[last - 1] in tokenizer.special_ids
-        ends &= closed
+
+def _unweighted(row: Row) -> Row:
+    """The row as templates read it: they know no weights."""
+    if not any("weight" in message for message in row.messages):
+        return row
+    plain = [{key: value for key, value in message.items() if key != "weight"} for message in row.messages]
+    return replace(row, messages=plain)
+
+
+def mark(rendered: Rendered, encoded: Encoded, tokenizer: TextTokenizer) -> Tokens:
+    """Which of the tokens are trained, token by token, as `learnt` finds them."""
+    trained = [False] * len(encoded)
+    stretches, ends = learnt(rendered, encoded, tokenizer)
+    for first, last in stretches:
         trained[first:last] = [True] * (last - first)
     return Tokens(encoded.ids, trained, rendered.text, encoded.offsets, ends)
 
 
-def _blank(text: str, encoded: Encoded, index: int, tokenizer: TextTokenizer) -> bool:
-    start, end = encoded.offsets[index]
-    return not text[start:end].strip() and encoded.ids[index] not in tokenizer.special_ids
+def learnt(rendered: Rendered, encoded: Encoded, tokenizer: TextTokenizer) -> tuple[Stretches, bool]:
+    """The tokens that are trained: those that start inside a span, up to and with the one that ends the turn.
+
+    White space behind that token belongs to the template, not to the answer, and is not trained. A token that begins
+    before a span and reaches into it is part of what the model is given, so it is not trained either. With them,
+    whether every turn is closed by a special token.
+    """
+    special, stretches, ends = tokenizer.special_ids, [], True
+    for begin, end in rendered.spans:
+        first, last = encoded.at(begin), encoded.at(end)
+        while last > first and encoded.ids[last - 1] not in special and _blank(rendered.text, encoded, last - 1):
+            last -= 1
+        if last > first:
+            ends &= encoded.ids[last - 1] in special
+            stretches.append((first, last))
+    return stretches, ends
 
 
-def _by_markers(row: Row, template: ChatTemplate, train_on: TrainOn) -> tuple[str, list[tuple[int, int]]]:
-    """What the template marks; the last turn is its last span, or what it marks beyond the text of what came before."""
+def _blank(text: str, encoded: Encoded, index: int) -> bool:
+    start, end = encoded.span(index)
+    return not text[start:end].strip()
+
+
+def _by_markers(row: Row, template: ChatTemplate, answers: list[int]) -> tuple[str, list[tuple[int, int]]]:
+    """What the template marks; a turn is one of its spans, or what it marks beyond the text of what came before."""
     text, spans = template.spans(row.messages, row.tools)
-    known = 0
-    if train_on == "last" and len(spans) == len(_answers(row)):  # one each, even where earlier turns change afterwards
-        spans = spans[-1:]
-    elif train_on == "last":
-        before = template.render(row.messages[: _answers(row)[-1]], row.tools)
-        known = len(commonprefix([text, before]))
-    spans = [(begin, end) for begin, end in spans if end > max(begin, known)]
+    said = _answers(row)
+    if answers != said and len(spans) == len(said):  # one each, even where earlier turns change afterwards
+        spans = [spans[said.index(index)] for index in answers]
+    elif answers != said:
+        borders = [(_border(row, template, text, index), _border(row, template, text, index + 1)) for index in answers]
+        spans = [(begin, end) for begin, end in spans if any(end > low and begin < high for low, high in borders)]
+    spans = [(begin, end) for begin, end in spans if end > begin]
     if not spans:
         raise DataError(
             f"the template {template.name} marks nothing as said by the assistant.", "Choose another template."
@@ -105,23 +141,36 @@ def _by_markers(row: Row, template: ChatTemplate, train_on: TrainOn) -> tuple[st
     return text, spans
 
 
-def _by_prefix(row: Row, template: ChatTemplate, train_on: TrainOn) -> tuple[str, list[tuple[int, int]]]:
+def _border(row: Row, template: ChatTemplate, text: str, index: int) -> int:
+    """Where in `text` the message `index` begins, as far as the rendering without it tells."""
+    if index == len(row.messages):
+        return len(text)
+    return len(commonprefix([text, template.render(row.messages[:index], row.tools)])) if index else 0
+
+
+def _by_prefix(row: Row, template: ChatTemplate, answers: list[int]) -> tuple[str, list[tuple[int, int]]]:
     """What stands between the rendering up to an answer and the rendering with it, verified to be a prefix each."""
     messages, tools = row.messages, row.tools
     text = template.render(messages, tools)
-    answers = _answers(row)
+    last = _answers(row)[-1]
     spans = []
-    for index in answers[-1:] if train_on == "last" else answers:
+    for index in answers:
         asked = template.render(messages[:index], tools, add_generation_prompt=True)
         said = text if index + 1 == len(messages) else template.render(messages[: index + 1], tools)
         if not said.startswith(asked):
-            raise _changed(template, index, answers, "before the answer", "the answer is given")
+            raise _changed(template, index, last, "before the answer", "the answer is given")
         if not text.startswith(said):
             said = _without_closing(said, template, messages[index])
         if not text.startswith(said):
-            raise _changed(template, index, answers, "with the answer", "later turns follow")
+            raise _changed(template, index, last, "with the answer", "later turns follow")
         spans.append((len(asked), len(said)))
     return text, spans
+
+
+def words(message: Message) -> str:
+    """The text of a message; pictures and films between it are left out."""
+    content = message["content"]
+    return content if isinstance(content, str) else "".join(part.get("text") or "" for part in content)
 
 
 def _answers(row: Row) -> list[int]:
@@ -136,18 +185,18 @@ def _without_closing(said: str, template: ChatTemplate, answer: Message) -> str:
     """
     eos = template.tokens.get("eos_token")
     shorter = said.removesuffix(eos) if eos else said
-    return said if shorter.rstrip().endswith(answer["content"].rstrip()) else shorter
+    return said if shorter.rstrip().endswith(words(answer).rstrip()) else shorter
 
 
-def _refuse_lost(row: Row, template: ChatTemplate, train_on: TrainOn, text: str, said: str) -> None:
+def _refuse_lost(row: Row, template: ChatTemplate, answers: list[int], text: str, said: str) -> None:
     """Many templates leave out in silence what they do not know, such as tools: that would train empty answers."""
-    answers = [row.messages[index] for index in _answers(row)][-1 if train_on == "last" else 0 :]
-    if any(answer["content"].split("</think>")[-1].strip() not in said for answer in answers):
+    answered = [row.messages[index] for index in answers]
+    if any(words(answer).split("</think>")[-1].strip() not in said for answer in answered):
         raise DataError(
             f"the template {template.name} does not write an answer as it stands in the row.",
             "Choose another template.",
         )
-    calls = [call["function"]["name"] for answer in answers for call in answer.get("tool_calls") or []]
+    calls = [call["function"]["name"] for answer in answered for call in answer.get("tool_calls") or []]
     lost = [name for name in calls if name not in said]
     lost += [name for tool in row.tools or [] if (name := tool["function"]["name"]) not in text]
     if lost:
@@ -157,9 +206,9 @@ def _refuse_lost(row: Row, template: ChatTemplate, train_on: TrainOn, text: str,
         )
 
 
-def _changed(template: ChatTemplate, index: int, answers: list[int], what: str, once: str) -> DataError:
+def _changed(template: ChatTemplate, index: int, last: int, what: str, once: str) -> DataError:
     """The refusal of a template whose rendering up to message `index` is not a prefix of the whole."""
-    earlier = index != answers[-1]
+    earlier = index != last
     return DataError(
         f"the template {template.name} renders the conversation {what} (turn {index + 1}) differently once {once}, "
         "so its tokens in training would not be those that the model meets in use.",

@@ -6,8 +6,8 @@ nothing of conversations or masks.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -19,12 +19,45 @@ from engine.contract.errors import ModelError
 Offsets = list[tuple[int, int]]
 
 
-@dataclass(frozen=True)
 class Encoded:
-    """Token ids, and the half-open span of characters that each covers; pieces of one character share its span."""
+    """A text of `length` characters as tokens.
 
-    ids: list[int]
-    offsets: Offsets
+    ids: the token ids.   offsets: the half-open span of characters that each covers; pieces of one character share its
+    span. Both are lists that are made when they are asked for: for many rows, a few places are all that matters.
+    """
+
+    def __init__(self, encoding: Encoding, length: int) -> None:
+        self._encoding, self._length = encoding, length
+
+    @cached_property
+    def ids(self) -> list[int]:
+        return self._encoding.ids
+
+    @cached_property
+    def offsets(self) -> Offsets:
+        return self._encoding.offsets
+
+    def __len__(self) -> int:
+        return len(self._encoding)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Encoded) and (self.ids, self.offsets) == (other.ids, other.offsets)
+
+    def span(self, index: int) -> tuple[int, int]:
+        """`offsets[index]`, alone."""
+        start, end = self._encoding.token_to_chars(index)
+        return start, end
+
+    def at(self, place: int) -> int:
+        """The first token that starts at the character `place` or behind it; `len(self)` when none does."""
+        index = len(self) if place >= self._length else self._encoding.char_to_token(place)
+        if index is None:  # no token covers this character
+            return bisect_left([start for start, _ in self.offsets], place)
+        while index < len(self) and self.span(index)[0] < place:
+            index += 1
+        while index and self.span(index - 1)[0] >= place:
+            index -= 1
+        return index
 
 
 class TextTokenizer:
@@ -34,6 +67,7 @@ class TextTokenizer:
         """`named` maps names such as `eos_token` to their text; `extra` lists more tokens that are special."""
         tokenizer.no_truncation()
         tokenizer.no_padding()
+        self.begins = _begins(tokenizer, named.get("bos_token"))
         # A post-processor only adds special tokens and trims spaces off the offsets; the mask needs neither.
         tokenizer.post_processor = None
         flagged = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
@@ -66,11 +100,12 @@ class TextTokenizer:
         return cls(tokenizer, special_tokens(model), extra_special_tokens(model))
 
     def encode(self, text: str) -> Encoded:
-        return _encoded(self._tokenizer.encode(text, add_special_tokens=False))
+        return Encoded(self._tokenizer.encode(text, add_special_tokens=False), len(text))
 
     def encode_batch(self, texts: Sequence[str]) -> list[Encoded]:
         """As `encode`, for many texts on all cores."""
-        return [_encoded(encoding) for encoding in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [Encoded(encoding, len(text)) for encoding, text in zip(encodings, texts, strict=True)]
 
     def decode(self, ids: Sequence[int], skip_special: bool = False) -> str:
         return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special)
@@ -107,5 +142,7 @@ class TextTokenizer:
         return self._tokenizer.token_to_id(self.named[name]) if name in self.named else None
 
 
-def _encoded(encoding: Encoding) -> Encoded:
-    return Encoded(encoding.ids, encoding.offsets)
+def _begins(tokenizer: Tokenizer, bos: str | None) -> list[int]:
+    """The ids that the model's own tokenizer puts before every text, templates apart: its BOS, or nothing."""
+    first = tokenizer.encode("").ids[:1]
+    return first if bos is not None and first == [tokenizer.token_to_id(bos)] else []

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pickle
+from bisect import bisect_left
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as some
 
 from data.conversation import Row
 from data.mask import tokenise
@@ -205,6 +208,38 @@ def test_offsets_cover_the_text_to_the_character(make, text):
     inside = [id for id, start in zip(encoded.ids, starts, strict=True) if 4 <= start < 4 + len(text)]
     if make is byte_level and text.strip() == text:
         assert tokenizer.decode(inside) == text
+
+
+@pytest.mark.parametrize("make", [byte_level, byte_fallback])
+@given(text=some.text(alphabet="aé世🙂\u0301 \n<s>/", max_size=30))
+def test_the_first_token_at_a_place_is_the_one_that_all_offsets_tell(make, text):
+    encoded = TextTokenizer(make(), {"eos_token": "</s>"}).encode(text)
+    starts = [start for start, _ in encoded.offsets]
+    for place in range(len(text) + 1):
+        assert encoded.at(place) == bisect_left(starts, place)
+    assert [encoded.span(index) for index in range(len(encoded))] == encoded.offsets
+
+
+@pytest.mark.parametrize("source", [CHATML, MARKED], ids=["by prefix", "by markers"])
+def test_an_answer_of_weight_nothing_is_read_and_not_trained(tokenizer, source):
+    weighed = [CHAT[0], CHAT[1], {**CHAT[2], "weight": 0}, CHAT[3], {**CHAT[4], "weight": 1}]
+    assert trained(weighed, source, tokenizer) == ["你好<|im_end|>"]
+    assert trained([*weighed[:4], {**CHAT[4], "weight": 0}], source, tokenizer) == []
+    assert trained([*CHAT[:4], {**CHAT[4], "weight": 0}], source, tokenizer, "last") == ["It is four 🙂.<|im_end|>"]
+    rest = template(source).render(CHAT).split("It is four 🙂.<|im_end|>\n")
+    assert trained(weighed, source, tokenizer, "everything") == [rest[0].rstrip("\n"), rest[1].rstrip("\n")]
+    kept = [{**turn, "weight": 1} for turn in CHAT]
+    tokens = tokenise(Row(kept, None, "rows.jsonl", 1), template("{{ messages | tojson }}"), tokenizer, "everything")
+    assert "brief" in tokens.text and "weight" not in tokens.text
+
+
+def test_a_turn_of_weight_nothing_is_told_apart_where_turns_are_marked_in_pieces(tokenizer):
+    pieces = MARKED.replace("{{ message['content'] + '<|im_end|>\\n' }}{% endgeneration %}",
+                            "{{ message['content'] }}{% endgeneration %}{{ ' ' }}{% generation %}{{ '<|im_end|>' }}"
+                            "{% endgeneration %}")  # fmt: skip
+    assert pieces != MARKED
+    weighed = [*CHAT[:2], {**CHAT[2], "weight": 0}, *CHAT[3:]]
+    assert trained(weighed, pieces, tokenizer) == ["你好", "<|im_end|>"]
 
 
 def test_tokenising_in_a_batch_is_the_same(tokenizer):
