@@ -18,12 +18,12 @@ from data import forecast, models, registry, sets, weights
 from data.models import Card
 from data.render import ChatTemplate, names
 from engine.contract import text
-from engine.contract.args import AnyArgs, EvaluateArgs, ExportArgs, ServeArgs, TrainArgs
+from engine.contract.args import AnyArgs, EvaluateArgs, ExportArgs, MakeArgs, ServeArgs, TrainArgs
 from engine.contract.auto import Facts, resolved
 from engine.contract.errors import BoardError, Problem
 from engine.contract.machine import machine
 from engine.contract.methods import Freeze, Lora
-from engine.contract.rundir import Run
+from engine.contract.rundir import ENDED, Run
 
 EVERYWHERE = (Path("/"),)
 # A file up to this size is read to its last row; of a larger one only the head: the worker reads the rest.
@@ -51,6 +51,8 @@ def problems(
     """
     if isinstance(args, TrainArgs):
         return list(_train(args, workspace, allowed, rows))
+    if isinstance(args, MakeArgs):
+        return list(_make(args, workspace, allowed, rows))
     found = [*_device("device", args.device), *_template("template", getattr(args, "template", "auto"), None)]
     for path, ref in _refs(args):
         try:
@@ -86,7 +88,9 @@ def grounded(args: Any, workspace: Path) -> Any:
         return said if named or not said or not path.exists() else os.path.abspath(path)
 
     content = args.model_dump()
-    for place in (content, content.get("model", {}), content.get("data", {})):
+    for place in (content, content.get("model"), content.get("data")):
+        if not isinstance(place, dict):
+            continue  # of another kind of run, where the word stands for something else
         for name in {"path", "train", "validation", "data", "tuned", "base", "models"} & set(place):
             if isinstance(value := place[name], (str, list)):
                 place[name] = whole(value) if isinstance(value, str) else [whole(word) for word in value]
@@ -99,6 +103,16 @@ def _refs(args: EvaluateArgs | ServeArgs | ExportArgs) -> list[tuple[str, str]]:
         return [("models", ref) for ref in args.models]
     base = [("base", args.base)] if isinstance(args, EvaluateArgs) and args.base != "auto" else []
     return [("tuned", args.tuned), *base]
+
+
+def _make(args: MakeArgs, workspace: Path, allowed: Sequence[Path], rows: bool) -> Iterator[Problem]:
+    yield from _datasets("data", args.data, workspace, allowed, rows)
+    if args.resume:
+        parent = Run(workspace / "runs" / args.resume)
+        if parent.id != args.resume or not parent.args_path.is_file():
+            yield Problem("resume", f"There is no run {args.resume!r} in {workspace}.")
+        elif parent.state() not in ENDED:
+            yield Problem("resume", f"{args.resume} is still at work. Stop it first.")
 
 
 def _train(args: TrainArgs, workspace: Path, allowed: Sequence[Path], rows: bool) -> Iterator[Problem]:
