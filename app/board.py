@@ -41,7 +41,7 @@ from app import runs
 from app.theme import Help
 from engine.contract import machine
 
-TABS = ("train", "evaluate", "chat", "export", "runs")
+TABS = ("train", "evaluate", "chat", "export", "runs", "data")
 """Modules of `app.tabs`, in the order of the page."""
 FRAME_SECONDS = 4.0
 

@@ -1,0 +1,107 @@
+"""One row as the conversation that it is: a bubble a message, tools and thoughts folded, two answers side by side.
+
+Takes a row, gives HTML in which every text is escaped; a picture is shown only where it lies in the row itself.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from data.conversation import Message, Row
+
+NAMES = {"system": "System", "user": "User", "assistant": "Assistant", "tool": "Tool result"}
+EMBEDDED = re.compile(r"data:image/(png|jpeg|gif|webp);base64,[A-Za-z0-9+/\s]+=*")
+LARGEST = 4_000_000  # characters of an embedded picture that is still shown
+LONGEST = 50_000  # characters of one text that are shown; an editor has all of them
+
+
+def conversation(row: Row) -> str:
+    """The whole row."""
+    parts = [_tools(row.tools)] if row.tools else []
+    if row.text is not None:
+        parts.append(f'<div class="tb-turn tb-text">{_text(row.text)}</div>')
+    parts += [bubble(message) for message in row.messages]
+    if row.kind == "preference":
+        sides = _side("Chosen", "tb-chosen", row.chosen or ()) + _side("Rejected", "tb-rejected", row.rejected or ())
+        parts.append(f'<div class="tb-answers">{sides}</div>')
+    parts.append(_judged(row))
+    if row.extra:
+        parts.append(_folded(f"Other columns: {', '.join(map(str, row.extra))}", _json(dict(row.extra))))
+    return f'<div class="tb-talk">{"".join(parts)}</div>'
+
+
+def bubble(message: Message) -> str:
+    """One message, under the name of its role."""
+    role = str(message["role"])
+    name = NAMES.get(role, role) + (f" · {message['name']}" if message.get("name") else "")
+    thought = message.get("reasoning_content")
+    parts = [_folded("Thought", _text(str(thought)), "tb-thought")] if thought else []
+    parts += [_content(message.get("content"))] if message.get("content") else []
+    parts += [_call(call) for call in message.get("tool_calls") or ()]
+    nothing = "" if parts else '<p class="tb-muted">Nothing is said.</p>'
+    known = role if role in NAMES else "other"
+    return f'<div class="tb-turn tb-{known}"><h4>{escape(name)}</h4>{"".join(parts)}{nothing}</div>'
+
+
+def _content(content: Any) -> str:
+    if isinstance(content, str):
+        return _text(content)
+    return "".join(_part(part) for part in content)
+
+
+def _part(part: Any) -> str:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind == "text":
+        return _text(str(part.get("text", "")))
+    if kind in ("image", "video"):
+        return _picture(str(part.get(kind)), kind)
+    return f"<pre>{escape(str(part)[:LONGEST])}</pre>"
+
+
+def _picture(source: str, kind: str) -> str:
+    """The picture itself where the row holds it; else where it lies, in words, for nothing is fetched from here."""
+    if len(source) <= LARGEST and EMBEDDED.fullmatch(source):
+        return f'<img class="tb-thumb" alt="Picture of this row" src="{escape(source)}">'
+    said = source if len(source) < 300 else f"{source[:60]}… ({len(source):,} characters)"
+    return f'<p class="tb-muted tb-where">{"Picture" if kind == "image" else "Video"}: {escape(said)}</p>'
+
+
+def _call(call: dict[str, Any]) -> str:
+    function = call.get("function", {})
+    return _folded(f"Calls {function.get('name', '?')}", _json(function.get("arguments")), "tb-call")
+
+
+def _tools(tools: Sequence[dict[str, Any]]) -> str:
+    names = ", ".join(str(tool.get("function", {}).get("name", "?")) for tool in tools)
+    title = f"{len(tools)} tool{'s' if len(tools) != 1 else ''}: {names}"
+    return _folded(title, _json(list(tools)), "tb-call")
+
+
+def _side(title: str, style: str, turns: Sequence[Message]) -> str:
+    return f'<section class="{style}"><h3>{title}</h3>{"".join(map(bubble, turns))}</section>'
+
+
+def _judged(row: Row) -> str:
+    if row.kind == "feedback":
+        word = "This answer is good." if row.label else "This answer is bad."
+        return f'<p class="tb-judgement {"tb-good" if row.label else "tb-bad"}">{word}</p>'
+    if row.kind == "scored":
+        return f'<p class="tb-judgement">Score {escape(f"{row.score:g}" if row.score is not None else "none")}</p>'
+    return '<p class="tb-judgement">A question alone, to be answered and judged.</p>' if row.kind == "prompt" else ""
+
+
+def _folded(title: str, inner: str, style: str = "") -> str:
+    return f'<details class="{style}"><summary>{escape(title)}</summary>{inner}</details>'
+
+
+def _text(text: str) -> str:
+    rest = f"\n… and {len(text) - LONGEST:,} characters more" if len(text) > LONGEST else ""
+    return f"<p>{escape(text[:LONGEST] + rest)}</p>"
+
+
+def _json(value: Any) -> str:
+    return f"<pre>{escape(json.dumps(value, ensure_ascii=False, indent=2, default=str)[:LONGEST])}</pre>"
