@@ -1,89 +1,185 @@
-"""Turns the records of many dataset formats into one kind of row: a conversation.
+"""Turns the records of many dataset formats into one kind of row.
 
-`FORMATS` is the one place where a format is added. A row's messages are in the form that chat templates read:
-`{"role": "system"|"user"|"assistant"|"tool", "content": str}`, where an assistant may also carry `tool_calls` and
-`reasoning_content`. Knows nothing of templates, tokens or models.
+`FORMATS` is the one list of formats; `data.chats`, `data.questions` and `data.answers` say what is in each. A record is
+read through a `Mapping`, which is recognised from the first rows and may be edited. Knows nothing of templates, tokens
+or models.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Iterable, Iterator
+from collections.abc import Mapping as Names
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from data.conversation import Message, Row, as_text, check, conversation, filled, from_json, message, tools
-from data.files import Read, Record, read
+from data import answers, chats, conversation, questions
+from data.chats import objects
+from data.conversation import OWN, ROLES, Kind, Row, check, filled
+from data.files import Record, read
+from data.mapping import AUTO, Field, Format, Mapping, Values
+from data.media import Placed
 from engine.contract.errors import DataError
+
+__all__ = ["AUTO", "FORMATS", "Field", "Format", "Mapping", "load", "recognise", "restored", "row", "rows", "settled"]
 
 LOOKED_AT = 20  # rows that decide on the format
 NAMED = 10  # bad rows that an error names, before it only counts
+AUDIO = ("audio", "audios")  # columns that would be lost without a word
+
+FORMATS: dict[str, Format] = {
+    form.name: form for form in (*answers.FORMATS, *chats.FORMATS, *questions.FORMATS)
+}  # of two that fit the same rows the first wins, so what asks for more comes earlier
 
 
-INSTRUCTION_INPUTS = ("input", "context")
-INSTRUCTION_OUTPUTS = ("output", "response")
-PAIRS = (
-    ("prompt", "completion"),
-    ("question", "answer"),
-    ("query", "response"),
-    ("prompt", "response"),
-    ("input", "output"),
-)
+class Problems(list[DataError]):
+    """The first problems of many, and how many there are: a list that does not grow with a broken file."""
+
+    total = 0
+
+    def append(self, problem: DataError) -> None:
+        self.total += 1
+        if len(self) < NAMED:
+            super().append(problem)
 
 
-@dataclass(frozen=True)
-class Format:
-    """How one format is told from the others (`recognises`) and turned into messages; both take a record."""
+def load(
+    path: str | Path,
+    mapping: Mapping | str = AUTO,
+    fill: Names[str, str] | None = None,
+    skipped: list[DataError] | None = None,
+) -> list[Row]:
+    """Every row that `rows` yields, in memory."""
+    return list(rows(path, mapping, fill, skipped))
 
-    name: str
-    columns: str
-    recognises: Callable[[Record], bool]
-    messages: Callable[[Record], list[Message]]
 
+def rows(
+    path: str | Path,
+    mapping: Mapping | str = AUTO,
+    fill: Names[str, str] | None = None,
+    skipped: list[DataError] | None = None,
+) -> Iterator[Row]:
+    """The rows of a file or folder, one by one; `fill` replaces `{{name}}` in what is said by its value.
 
-def load(path: str | Path, format: str = "auto", fill: Mapping[str, str] | None = None) -> list[Row]:
-    """Every row of the file as a conversation; `fill` replaces `{{name}}` in what is said by its value.
-
-    Raises one DataError that names up to ten unusable rows and counts the rest.
+    mapping: how the records are read, or the name of a format alone. What it leaves open is found from the first rows.
+    With a list for `skipped`, what cannot be used goes there and the reading goes on. Without, nothing is yielded after
+    the first bad row, and at the end one DataError names up to ten of them and counts the rest. Raises it too when no
+    row at all can be used.
     """
     path = Path(path)
-    numbered = read(path)
-    head = list(islice(numbered, LOOKED_AT))
-    chosen = known(recognise((found.record for found in head), path) if format == "auto" else format)
-    rows: list[Row] = []
-    problems: list[tuple[int, str]] = []
-
-    def everything() -> Iterator[Read]:
-        yield from head
-        yield from numbered
-
-    for number, record, _ in everything():
+    problems: list[DataError] = Problems() if skipped is None else skipped
+    found = read(path, problems)
+    head = list(islice(found, LOOKED_AT))
+    if not head and problems:
+        raise _unusable(problems, 0, "read", path)
+    mapping = settled(mapping, [item.record for item in head], path)
+    folder = path if path.is_dir() else path.parent
+    good = 0
+    for item in chain(head, found):
         try:
-            messages = [filled(turn, fill or {}) for turn in chosen.messages(record)]
-            check(messages, record)
-            rows.append(Row(messages, tools(record), str(path), number))
+            made = row(item.record, mapping, item.file, item.number, fill, folder)
         except DataError as problem:
-            problems.append((number, problem.text))
-    if problems:
-        raise _unusable(problems, len(rows) + len(problems), chosen, path)
-    return rows
+            problems.append(DataError(problem.text, problem.hint, file=item.file, row=item.number))
+            continue
+        good += 1
+        if skipped is not None or not problems:
+            yield made
+    if problems and (skipped is None or not good):
+        raise _unusable(problems, good, f"used as {mapping.format} ({known(mapping.format).columns})", path)
 
 
-def recognise(records: Iterable[Record], file: Path | str | None = None) -> str:
-    """The name of the format that most of the first records follow; raises DataError when it is less than half."""
+def row(
+    record: Record,
+    mapping: Mapping,
+    file: str = "",
+    number: int = 0,
+    fill: Names[str, str] | None = None,
+    folder: Path | None = None,
+) -> Row:
+    """One record as a row; `mapping` names a format. Pictures lie in `folder`, else beside the file.
+
+    Raises DataError without a place, which whoever knows the row adds.
+    """
+    form = known(mapping.format)
+    values = Values(record, mapping, form.fields)
+    if name := next((name for name in AUDIO if record.get(name)), None):
+        raise DataError(f"the column {name} holds sound; only text and pictures can be trained.")
+    built = form.build(values)
+    placed = Placed(values("images"), values("videos"), folder or Path(file).parent)
+    built["messages"] = placed.put(built["messages"])
+    sides = ["messages", *(name for name in ("chosen", "rejected") if built.get(name))]
+    for name in sides[1:]:
+        built[name] = placed.inside(built[name])
+    if fill:
+        for name in sides:
+            built[name] = [filled(message, fill) for message in built[name]]
+        if built.get("text"):
+            built["text"] = filled({"content": built["text"]}, fill)["content"]
+    tools = conversation.tools(values("tools"))
+    extra = {**values.rest(OWN[form.kind]), **built.pop("extra", {})}
+    made = Row(tools=tools, file=file, number=number, kind=form.kind, extra=extra, **built)
+    check(made)
+    return made
+
+
+def recognise(records: Iterable[Record], file: Path | str | None = None) -> Mapping:
+    """The format that most of the first records fit, with the columns that hold its fields.
+
+    Raises DataError when less than half of them fit any.
+    """
     sample = list(islice(records, LOOKED_AT))
-    votes = {name: sum(map(form.recognises, sample)) for name, form in FORMATS.items()}
+    votes = {
+        name: sum(form.fits(Values(record, Mapping(format=name), form.fields)) for record in sample)
+        for name, form in FORMATS.items()
+    }
     best = max(votes, key=lambda name: votes[name])  # the first of equals: the table is ordered
     if sample and votes[best] * 2 >= len(sample):
-        return best
+        return mapped(Mapping(format=best), sample)
     columns = list(dict.fromkeys(str(column) for record in sample for column in record))
     lines = "\n".join(f"  {form.name}: {form.columns}" for form in FORMATS.values())
     raise DataError(
         f"the columns {', '.join(columns) or '(none)'} fit no format that is known:\n{lines}",
-        "Rename the columns to fit one of them.",
+        "Say which column holds what, or rename the columns to fit one of them.",
         file=file,
     )
+
+
+def settled(mapping: Mapping | str, records: Iterable[Record], file: Path | str | None = None) -> Mapping:
+    """The mapping with a format and, where the records agree, with the column of every field.
+
+    What is stated stays as it is. Raises DataError for an unknown format, and for fields that the format has not.
+    """
+    mapping = Mapping(format=mapping) if isinstance(mapping, str) else mapping
+    sample = list(islice(records, LOOKED_AT))
+    if mapping.format == AUTO:
+        found = recognise(sample, file)
+        mapping = mapping.model_copy(update={"format": found.format})
+    return mapped(mapping, sample)
+
+
+def mapped(mapping: Mapping, sample: Iterable[Record]) -> Mapping:
+    """The mapping with what the sample shows: columns where all its records agree, and the names of speakers."""
+    form = known(mapping.format)
+    names = [field.name for field in form.fields]
+    if wrong := [name for name in mapping.columns if name not in names]:
+        raise DataError(
+            f"the format {form.name} has no field {', '.join(map(repr, wrong))}.", f"Its fields are {', '.join(names)}."
+        )
+    seen: dict[str, set[str]] = {name: set() for name in names}
+    roles: dict[str, Any] = {}
+    for record in sample:
+        values = Values(record, mapping, form.fields)
+        for field in form.fields:
+            if not field.inside:
+                seen[field.name].add(values.column(field.name))
+                continue
+            for turn in objects(values(field.inside)) or []:
+                seen[field.name].add(key := values.key(field.name, turn))
+                if field.name == "role" and (role := ROLES.get(str(turn.get(key)).lower())) and role != turn.get(key):
+                    roles[str(turn.get(key))] = role
+    agreed = {name: columns - {""} for name, columns in seen.items()}
+    columns = {name: next(iter(found)) for name, found in agreed.items() if len(found) == 1}
+    return mapping.model_copy(update={"columns": columns | mapping.columns, "roles": roles | mapping.roles})
 
 
 def known(name: str) -> Format:
@@ -93,120 +189,30 @@ def known(name: str) -> Format:
     raise DataError(f"the format {name!r} is not known.", f"Use auto or one of {', '.join(FORMATS)}.")
 
 
-def _unusable(problems: list[tuple[int, str]], total: int, form: Format, path: Path) -> DataError:
-    lines = [f"  row {number}: {text}" for number, text in problems[:NAMED]]
-    if len(problems) > NAMED:
-        lines.append(f"  and {len(problems) - NAMED} more")
+CANONICAL: dict[Kind, Mapping] = {
+    form.kind: Mapping(
+        format=form.name,
+        columns={field.name: field.name if field.name in OWN[form.kind] else "" for field in form.fields
+                 if not field.inside},
+    )
+    for form in map(FORMATS.__getitem__, ("messages", "text", "preference", "feedback", "scored", "prompt"))
+}  # fmt: skip
+
+
+def restored(record: Record, kind: Kind, file: str = "", number: int = 0) -> Row:
+    """The row whose `record()` this is."""
+    return row(record, CANONICAL[kind], file, number)
+
+
+def _unusable(problems: list[DataError], good: int, how: str, path: Path) -> DataError:
+    total = problems.total if isinstance(problems, Problems) else len(problems)
+    if total == 1 and not good:
+        return problems[0]
+    lines = ["  " + str(problem.text).removeprefix(f"{path.name}, ") for problem in problems[:NAMED]]
+    if total > NAMED:
+        lines.append(f"  and {total - NAMED} more")
     return DataError(
-        f"{len(problems)} of {total} rows cannot be used as {form.name} ({form.columns}):\n" + "\n".join(lines),
-        "Mend or remove these rows, or choose another format.",
+        f"{total} of {good + total} rows cannot be {how}:\n" + "\n".join(lines),
+        "Mend or remove these rows, skip them, or choose another format.",
         file=path,
-        row=problems[0][0] if len(problems) == total == 1 else None,
     )
-
-
-# One pair of functions per format
-
-
-def _list_of(column: Any, *keys: str) -> bool:
-    """Whether the column is a list of objects and the first has all the keys."""
-    return (
-        isinstance(column, list) and bool(column) and isinstance(column[0], dict) and all(k in column[0] for k in keys)
-    )
-
-
-def _column(record: Record, *keys: str) -> Any:
-    """The conversation of a record, whichever of its usual names it has."""
-    for name in ("messages", "conversations", "conversation"):
-        value = record.get(name)
-        if isinstance(value, str) and value.lstrip().startswith("["):  # as a table cell holds it
-            value = from_json(value, name)
-        if value is not None and (not keys or _list_of(value, *keys)):
-            return value
-    return None
-
-
-def _has_column(*keys: str) -> Callable[[Record], bool]:
-    def recognises(record: Record) -> bool:
-        try:
-            return _column(record, *keys) is not None
-        except DataError:
-            return False
-
-    return recognises
-
-
-def _turns(record: Record) -> list[Any]:
-    turns = _column(record)
-    if not isinstance(turns, list) or not turns or not all(isinstance(turn, dict) for turn in turns):
-        raise DataError("the conversation must be a list of objects.")
-    return turns
-
-
-def _messages(record: Record) -> list[Message]:
-    return conversation(record, [message(turn.get("role"), turn.get("content"), turn) for turn in _turns(record)])
-
-
-def _sharegpt(record: Record) -> list[Message]:
-    return conversation(record, [message(turn.get("from"), turn.get("value")) for turn in _turns(record)])
-
-
-def _firefly(record: Record) -> list[Message]:
-    pairs = ((role, turn.get(role)) for turn in _turns(record) for role in ("human", "assistant"))
-    return conversation(record, [message(role, text) for role, text in pairs])
-
-
-def _first(record: Record, names: Iterable[str]) -> Any:
-    return next((record[name] for name in names if record.get(name) is not None), None)
-
-
-def _is_alpaca(record: Record) -> bool:
-    return "instruction" in record and any(name in record for name in INSTRUCTION_OUTPUTS)
-
-
-def _alpaca(record: Record) -> list[Message]:
-    asked = [as_text(record.get("instruction"), "instruction"), as_text(_first(record, INSTRUCTION_INPUTS), "input")]
-    question = "\n".join(text for text in asked if text)
-    answer = as_text(_first(record, INSTRUCTION_OUTPUTS), "output")
-    return conversation(record, [message("user", question), message("assistant", answer)])
-
-
-def _pair(record: Record) -> tuple[str, str] | None:
-    return next((pair for pair in PAIRS if all(name in record for name in pair)), None)
-
-
-def _prompt_completion(record: Record) -> list[Message]:
-    pair = _pair(record)
-    if pair is None:
-        raise DataError(f"there is neither {', nor '.join(' and '.join(pair) for pair in PAIRS)}.")
-    asked, answered = (record[name] for name in pair)
-    if isinstance(asked, list) and asked and isinstance(asked[0], str) and isinstance(answered, list):
-        if len(asked) != len(answered):
-            raise DataError(f"{pair[0]} has {len(asked)} turns, {pair[1]} has {len(answered)}.")
-        both = [turn for turns in zip(asked, answered, strict=True) for turn in turns]
-        turns = [message(role, text) for role, text in zip(("user", "assistant") * len(asked), both, strict=True)]
-        return conversation(record, turns)
-    return conversation(record, _side("user", asked) + _side("assistant", answered))
-
-
-def _side(role: str, value: Any) -> list[Message]:
-    if _list_of(value, "role"):
-        return _messages({"messages": value})
-    return [message(role, as_text(value, "a prompt or completion"))]
-
-
-FORMATS: dict[str, Format] = {
-    form.name: form
-    for form in (
-        Format("messages", "messages: role, content", _has_column("role"), _messages),
-        Format("sharegpt", "conversations: from, value", _has_column("from", "value"), _sharegpt),
-        Format("firefly", "conversation: human, assistant", _has_column("human", "assistant"), _firefly),
-        Format("alpaca", "instruction, output; perhaps input, system, history", _is_alpaca, _alpaca),
-        Format(
-            "prompt_completion",
-            "; ".join(", ".join(pair) for pair in PAIRS),
-            lambda record: _pair(record) is not None,
-            _prompt_completion,
-        ),
-    )
-}

@@ -5,7 +5,7 @@ Knows where datasets lie and what is said about them, not what is in their rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from functools import lru_cache
 from itertools import islice
@@ -16,7 +16,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from data import files, formats
-from data.conversation import Row
+from data.conversation import Kind, Row
+from data.mapping import Mapping, Role
 from data.paths import inside
 from engine.contract.errors import DataError
 
@@ -25,7 +26,14 @@ LIST = "datasets.yaml"
 
 
 class Entry(BaseModel):
-    """One dataset: `path` is absolute, `format` is `auto` or a name in `data.formats`, `fill` replaces `{{name}}`."""
+    """One dataset, and how its files are read.
+
+    path: absolute; a file, or a folder of them.   format, columns, roles: see `data.mapping.Mapping`.
+    fill: replaces `{{name}}`.   skip_bad: rows that cannot be used are left out; somebody has seen them and agreed.
+    kind: what its rows can teach, where that is known without reading them.
+    origin: where it came from (`huggingface:owner/name`, an https address, `pasted`, `made`), with `subset` and `split`
+    where only these were taken.   patch: edits and exclusions to apply, kept beside the data.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -36,13 +44,30 @@ class Entry(BaseModel):
     description: str = ""
     licence: str = ""
     fill: dict[str, str] = {}
+    columns: dict[str, str] = {}
+    roles: dict[str, Role] = {}
+    kind: Kind | None = None
+    skip_bad: bool = False
+    origin: str = ""
+    subset: str = ""
+    split: str = ""
+    patch: Path | None = None
+
+    @property
+    def mapping(self) -> Mapping:
+        return Mapping(format=self.format, columns=self.columns, roles=self.roles)
 
 
 class Count(NamedTuple):
-    """Rows in a dataset, and the name of its format."""
+    """Records in a dataset, and the name of their format."""
 
     rows: int
     format: str
+
+    @property
+    def kind(self) -> Kind:
+        """What the rows can teach."""
+        return formats.known(self.format).kind
 
 
 def entries(workspace: Path) -> list[Entry]:
@@ -86,16 +111,26 @@ def count(entry: Entry) -> Count:
     return _count(entry.path, entry.format, state.st_mtime_ns, state.st_size)
 
 
-def load(entry: Entry) -> list[Row]:
-    """Every row of the dataset."""
-    return formats.load(entry.path, entry.format, entry.fill)
+def rows(entry: Entry, skipped: list[DataError] | None = None) -> Iterator[Row]:
+    """The rows of the dataset one by one, as its patch leaves them; those that cannot be used go to `skipped`.
+
+    Without a list, they are an error at the end unless the dataset says `skip_bad`.
+    """
+    if skipped is None and entry.skip_bad:
+        skipped = []
+    return formats.rows(entry.path, entry.mapping, entry.fill, skipped)
+
+
+def load(entry: Entry, skipped: list[DataError] | None = None) -> list[Row]:
+    """Every row of the dataset, in memory."""
+    return list(rows(entry, skipped))
 
 
 @lru_cache(maxsize=256)
 def _count(path: Path, format: str, changed: int, size: int) -> Count:
     if format == "auto":
         head = islice(files.read(path), formats.LOOKED_AT)
-        format = formats.recognise((found.record for found in head), path)
+        format = formats.recognise((found.record for found in head), path).format
     return Count(files.count(path), format)
 
 

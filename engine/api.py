@@ -173,7 +173,7 @@ class Api:
         asked = parse(ChatRequest, await _json(request))
         voice = self._voice(asked.model)
         messages = [message(said.get("role"), said.get("content"), said) for said in asked.messages]
-        tools = definitions({"tools": asked.tools})
+        tools = definitions(asked.tools)
         return await self._answer(request, asked, voice, voice.prompt(messages, tools), tools)
 
     async def complete(self, request: HttpRequest) -> Response:
