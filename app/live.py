@@ -167,7 +167,8 @@ def progress(watch: Watch) -> str:
         words = "Waiting for the device; it starts by itself."
     elif found := watch.progress:
         share = min(1.0, found.step / found.steps) if found.steps else 0.0
-        words = f"step {found.step:,} of {found.steps:,}"
+        counted = f"{found.step:,} of {found.steps:,}"
+        words = f"step {counted}" if found.unit == "steps" else f"{counted} {found.unit}"
         if watch.moving and found.seconds_left:
             left = f"{duration(found.seconds_left)} left"
     elif watch.moving:
@@ -175,7 +176,7 @@ def progress(watch: Watch) -> str:
     return (
         f'<div class="tb-progress" role="progressbar" aria-label="Progress" aria-valuenow="{share * 100:.0f}">'
         f'<i class="tb-{watch.state}" style="width:{share:.1%}"></i></div>'
-        f'<div class="tb-progress-words"><span>{words}</span><span>{left}</span></div>'
+        f'<div class="tb-progress-words"><span>{escape(words)}</span><span>{left}</span></div>'
     )
 
 

@@ -186,7 +186,7 @@ def _make(
             _keep(piece, made, args, harvest, likeness, spent, lines, report)
         step = min(total, harvest.rows if growing else len(harvest.done) + len(harvest.failed))
         speed = (step - before) / (time.monotonic() - began)
-        report.progress(step, total, (total - step) / speed if speed > 0 else None)
+        report.progress(step, total, (total - step) / speed if speed > 0 else None, "rows")
         cost = spent.cost(args.endpoint)
         report.metrics(
             step, step / total, {"make/rows": harvest.rows, "make/cost": cost, "make/tokens": spent.tokens_out}

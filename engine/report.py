@@ -88,8 +88,8 @@ class Report:
     def phase(self, name: str) -> None:
         self._say(Phase(name), f"{name} ...")
 
-    def progress(self, step: int, steps: int, seconds_left: float | None = None) -> None:
-        self._say(Progress(step, steps, seconds_left))
+    def progress(self, step: int, steps: int, seconds_left: float | None = None, unit: str = "steps") -> None:
+        self._say(Progress(step, steps, seconds_left, unit))
 
     def note(self, text: str, **facts: Any) -> None:
         self._say(Note(text, facts), text)

@@ -27,12 +27,16 @@ class Phase:
 
 @dataclass(frozen=True)
 class Progress:
-    """Step `step` of `steps` of the current phase; `seconds_left` is the worker's own estimate, None while unknown."""
+    """Step `step` of `steps` of the current phase; `seconds_left` is the worker's own estimate, None while unknown.
+
+    unit: what is counted, in the plural: `steps`, `rows`, `MB`.
+    """
 
     kind: ClassVar[str] = "progress"
     step: int
     steps: int
     seconds_left: float | None = None
+    unit: str = "steps"
 
 
 @dataclass(frozen=True)
