@@ -1,8 +1,8 @@
 """What a person changed in a dataset, kept beside it: rows edited or excluded; the file itself is never touched.
 
 A patch is a journal: one act a line, written at the end only. A crash costs at most the act that it fell into, and the
-last act can be taken back. Each change holds a fingerprint of the row that it is about, so that an old edit is never put
-on another row when the file has changed meanwhile. Knows nothing of how datasets are listed.
+last act can be taken back. Each change holds a fingerprint of the row that it is about, so an old edit is never put on
+another row when the file has changed meanwhile. Knows nothing of how datasets are listed.
 """
 
 from __future__ import annotations
