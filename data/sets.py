@@ -90,7 +90,11 @@ def _not_chosen(name: str, done: str, data: Data) -> str:
 def entries(args: TrainArgs, names: Sequence[str], workspace: Path, allowed: Sequence[Path]) -> list[registry.Entry]:
     """The datasets called `names`, with what the arguments say about reading them."""
     found = [registry.find(name, workspace, allowed) for name in names]
-    return [entry.model_copy(update={"fill": {**entry.fill, **args.data.fill}}) for entry in found]
+    skip = args.data.bad_rows == "skip"
+    return [
+        entry.model_copy(update={"fill": {**entry.fill, **args.data.fill}, "skip_bad": skip or entry.skip_bad})
+        for entry in found
+    ]
 
 
 def _is(name: str, said: str) -> bool:

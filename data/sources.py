@@ -36,7 +36,7 @@ class Source:
 
     def __iter__(self) -> Iterator[Row]:
         """The rows from the first on."""
-        return iter(self.rows()) if self.held else islice(registry.load(self.entry), self.most)
+        return iter(self.rows()) if self.held else islice(registry.rows(self.entry), self.most)
 
     def rows(self) -> list[Row]:
         """All rows, read once."""
@@ -111,7 +111,7 @@ class Drawn(Sequence[Row]):
 
 def _state(entry: registry.Entry) -> State:
     """Path, time of change and size of every file that the rows come from."""
-    places = [entry.path]
+    places = [entry.path, entry.patch] if entry.patch else [entry.path]
     below = [file for place in places for file in (sorted(place.rglob("*")) if place.is_dir() else [place])]
     stats = [(str(file), file.stat()) for file in below if file.is_file()]
     return tuple((file, stat.st_mtime_ns, stat.st_size) for file, stat in stats)
@@ -119,7 +119,7 @@ def _state(entry: registry.Entry) -> State:
 
 @lru_cache(maxsize=16)
 def _rows(entry: str, most: int | None, state: State) -> list[Row]:
-    return list(islice(registry.load(registry.Entry.model_validate_json(entry)), most))
+    return list(islice(registry.rows(registry.Entry.model_validate_json(entry)), most))
 
 
 @lru_cache(maxsize=64)

@@ -119,6 +119,14 @@ def test_a_changed_file_is_read_again(workspace):
     assert len(read(workspace).train) == 61
 
 
+def test_rows_that_cannot_be_read_stop_or_are_left_out(workspace):
+    file = workspace / "datasets" / "dogs.jsonl"
+    file.write_text(file.read_text() + json.dumps({"prompt": "dogs 20", "completion": ""}) + "\n")
+    with pytest.raises(DataError, match="dogs.jsonl"):
+        read(workspace)
+    assert len(read(workspace, bad_rows="skip").train) == 80
+
+
 def test_names_that_are_no_chosen_dataset_are_problems_at_their_field():
     def said(**data):
         args = TrainArgs.model_validate({"data": {"train": ["cats", "dogs/train.jsonl"], **data}})
