@@ -18,7 +18,7 @@ from data import forecast, models, registry, sets, weights
 from data.models import Card
 from data.render import ChatTemplate, names
 from engine.contract import text
-from engine.contract.args import AnyArgs, EvaluateArgs, ExportArgs, MakeArgs, ServeArgs, TrainArgs
+from engine.contract.args import AnyArgs, DownloadArgs, EvaluateArgs, ExportArgs, MakeArgs, ServeArgs, TrainArgs
 from engine.contract.auto import Facts, resolved
 from engine.contract.errors import BoardError, Problem
 from engine.contract.machine import machine
@@ -51,6 +51,8 @@ def problems(
     """
     if isinstance(args, TrainArgs):
         return list(_train(args, workspace, allowed, rows))
+    if isinstance(args, DownloadArgs):
+        return []  # the hub has the word
     if isinstance(args, MakeArgs):
         return list(_make(args, workspace, allowed, rows))
     found = [*_device("device", args.device), *_template("template", getattr(args, "template", "auto"), None)]

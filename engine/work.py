@@ -23,6 +23,7 @@ KINDS = {
     "serve": "engine.serve",
     "export": "engine.export",
     "make": "engine.make",
+    "download": "engine.download",
 }
 
 BUG = "This is a bug in Tuneboard; the traceback is in the log."

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import Discriminator, TypeAdapter
 
 from engine.contract.dataset import Data
+from engine.contract.download import DownloadArgs
 from engine.contract.errors import Problem
 from engine.contract.fields import AUTO, arg
 from engine.contract.making import Answer, Endpoint, What
@@ -348,6 +349,7 @@ KINDS: dict[str, type[Args]] = {
     "serve": ServeArgs,
     "export": ExportArgs,
     "make": MakeArgs,
+    "download": DownloadArgs,
 }
-AnyArgs = TrainArgs | EvaluateArgs | ServeArgs | ExportArgs | MakeArgs
+AnyArgs = TrainArgs | EvaluateArgs | ServeArgs | ExportArgs | MakeArgs | DownloadArgs
 ADAPTER: TypeAdapter[AnyArgs] = TypeAdapter(Annotated[AnyArgs, Discriminator("kind")])

@@ -216,7 +216,7 @@ def test_the_kind_is_read_from_the_file_and_defaults_to_train(tmp_path: Path) ->
     assert isinstance(text.load(file), ServeArgs)
     assert isinstance(text.parse({}), TrainArgs)
     [problem] = pytest.raises(ArgsError, text.parse, {"kind": "bake"}).value.problems
-    assert str(problem) == "kind: `bake` is not what is expected here: one of train, evaluate, serve, export, make."
+    assert str(problem) == "kind: `bake` is not what is expected here: one of train, evaluate, serve, export, make, download."
 
 
 def test_a_file_that_is_missing_or_no_text_is_named(tmp_path: Path) -> None:
