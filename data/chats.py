@@ -60,7 +60,7 @@ def alternating(turns: list[str]) -> list[Message]:
 
 def side(role: str, value: Any, values: Values, what: str) -> list[Message]:
     """One side of a question and its answer: bare text is said by `role`, turns say themselves who speaks."""
-    if value == []:
+    if value in ([], "[]"):  # as text in a table cell
         return []
     if isinstance(value, dict) and values.key("role", value):
         return [spoken(value, values)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from engine.contract.errors import DataError
@@ -92,6 +92,16 @@ class Row:
             own = {"prompt" if self.kind == "prompt" else "messages": self.messages}
         return {**own, **({"tools": self.tools} if self.tools else {}), **self.extra}
 
+    def filled(self, fill: Mapping[str, str]) -> Row:
+        """The row with every `{{name}}` in what is said replaced by its value."""
+        sides = {
+            name: [filled(message, fill) for message in said]
+            for name in ("messages", "chosen", "rejected")
+            if (said := getattr(self, name))
+        }
+        text = {"text": filled({"content": self.text}, fill)["content"]} if self.text else {}
+        return replace(self, **sides, **text)
+
 
 def check(row: Row) -> None:
     """Refuses a row from which nothing can be learnt."""
@@ -102,6 +112,8 @@ def check(row: Row) -> None:
     if row.kind == "prompt":
         if not row.messages or row.messages[-1]["role"] not in ("user", "tool"):
             raise DataError("a prompt must end with what is asked.")
+        if not row.messages[-1]["content"]:
+            raise DataError("the prompt is empty.")
         return
     if row.kind == "preference":
         for name, answer in (("chosen", row.chosen), ("rejected", row.rejected)):

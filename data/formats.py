@@ -15,8 +15,8 @@ from typing import Any
 
 from data import answers, chats, conversation, questions
 from data.chats import objects
-from data.conversation import OWN, ROLES, Kind, Row, check, filled
-from data.files import Record, read
+from data.conversation import OWN, ROLES, Kind, Row, check
+from data.files import Options, Record, read
 from data.mapping import AUTO, Field, Format, Mapping, Values
 from data.media import Placed
 from engine.contract.errors import DataError
@@ -48,9 +48,10 @@ def load(
     mapping: Mapping | str = AUTO,
     fill: Names[str, str] | None = None,
     skipped: list[DataError] | None = None,
+    options: Options | None = None,
 ) -> list[Row]:
     """Every row that `rows` yields, in memory."""
-    return list(rows(path, mapping, fill, skipped))
+    return list(rows(path, mapping, fill, skipped, options))
 
 
 def rows(
@@ -58,20 +59,20 @@ def rows(
     mapping: Mapping | str = AUTO,
     fill: Names[str, str] | None = None,
     skipped: list[DataError] | None = None,
+    options: Options | None = None,
 ) -> Iterator[Row]:
     """The rows of a file or folder, one by one; `fill` replaces `{{name}}` in what is said by its value.
 
     mapping: how the records are read, or the name of a format alone. What it leaves open is found from the first rows.
+    options: how the file is read (its encoding, the sheet of a workbook, a part of a folder).
     With a list for `skipped`, what cannot be used goes there and the reading goes on. Without, nothing is yielded after
     the first bad row, and at the end one DataError names up to ten of them and counts the rest. Raises it too when no
     row at all can be used.
     """
     path = Path(path)
     problems: list[DataError] = Problems() if skipped is None else skipped
-    found = read(path, problems)
+    found = read(path, problems, options)
     head = list(islice(found, LOOKED_AT))
-    if not head and problems:
-        raise _unusable(problems, 0, "read", path)
     mapping = settled(mapping, [item.record for item in head], path)
     folder = path if path.is_dir() else path.parent
     good = 0
@@ -96,7 +97,7 @@ def row(
     fill: Names[str, str] | None = None,
     folder: Path | None = None,
 ) -> Row:
-    """One record as a row; `mapping` names a format. Pictures lie in `folder`, else beside the file.
+    """One record as a row; `mapping` names a format. A relative picture lies beside the file, else in `folder`.
 
     Raises DataError without a place, which whoever knows the row adds.
     """
@@ -105,21 +106,17 @@ def row(
     if name := next((name for name in AUDIO if record.get(name)), None):
         raise DataError(f"the column {name} holds sound; only text and pictures can be trained.")
     built = form.build(values)
-    placed = Placed(values("images"), values("videos"), folder or Path(file).parent)
+    places = [folder / Path(file).parent, folder] if folder else [Path(file).parent]
+    placed = Placed(values("images"), values("videos"), places)
     built["messages"] = placed.put(built["messages"])
-    sides = ["messages", *(name for name in ("chosen", "rejected") if built.get(name))]
-    for name in sides[1:]:
-        built[name] = placed.inside(built[name])
-    if fill:
-        for name in sides:
-            built[name] = [filled(message, fill) for message in built[name]]
-        if built.get("text"):
-            built["text"] = filled({"content": built["text"]}, fill)["content"]
+    for name in ("chosen", "rejected"):
+        if built.get(name):
+            built[name] = placed.inside(built[name])
     tools = conversation.tools(values("tools"))
     extra = {**values.rest(OWN[form.kind]), **built.pop("extra", {})}
     made = Row(tools=tools, file=file, number=number, kind=form.kind, extra=extra, **built)
     check(made)
-    return made
+    return made.filled(fill) if fill else made
 
 
 def recognise(records: Iterable[Record], file: Path | str | None = None) -> Mapping:

@@ -138,12 +138,12 @@ class Values:
         """The columns that the format does not read, as JSON can say them; a name that is `taken` gets a `_`."""
         rest: dict[str, Any] = {}
         for name, value in self.record.items():
-            if name in self.read or value is None:
+            if name in self.read or (kept := plain(value)) is None:
                 continue
             name = str(name)
             while name in taken or name in rest:
                 name += "_"
-            rest[name] = plain(value)
+            rest[name] = kept
         return rest
 
 

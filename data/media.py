@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,13 @@ KEYS = ("url", "path", "bytes", "base64", "data", "image", "video", "value")
 Part = dict[str, Any]
 
 
-def address(value: Any, folder: Path) -> str:
-    """The address of one picture or film, whatever the file says of it; a relative path starts at `folder`."""
+def address(value: Any, folders: Sequence[Path]) -> str:
+    """The address of one picture or film, whatever the file says of it; a relative path starts at the first of the
+    `folders` in which it is, else at the first."""
     if isinstance(value, dict):
         value = next((value[key] for key in ("bytes", *KEYS) if value.get(key)), None)
         if isinstance(value, dict):  # {"image_url": {"url": ...}} inside
-            return address(value, folder)
+            return address(value, folders)
     if isinstance(value, (bytes, bytearray)):
         return f"data:image/{_kind(value)};base64,{base64.b64encode(value).decode('ascii')}"
     if not isinstance(value, str) or not value.strip():
@@ -41,14 +42,15 @@ def address(value: Any, folder: Path) -> str:
     value = value.removeprefix("file://")
     if "\0" in value:
         raise DataError(f"{value[:40]!r} is not the path of a picture.")
-    return os.path.normpath(folder / value)
+    paths = [os.path.normpath(folder / value) for folder in folders]
+    return next((path for path in paths if len(paths) > 1 and os.path.exists(path)), paths[0])
 
 
-def addresses(value: Any, folder: Path) -> list[str]:
+def addresses(value: Any, folders: Sequence[Path]) -> list[str]:
     """Every picture of a column, which may hold one or a list of them."""
     if value is None or value == "":
         return []
-    return [address(item, folder) for item in (value if isinstance(value, (list, tuple)) else [value])]
+    return [address(item, folders) for item in (value if isinstance(value, (list, tuple)) else [value])]
 
 
 def _kind(data: bytes | bytearray) -> str:
@@ -60,10 +62,10 @@ def _kind(data: bytes | bytearray) -> str:
 class Placed:
     """Puts the pictures of one row where its text says, in the order of the text."""
 
-    def __init__(self, images: Any, videos: Any, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, images: Any, videos: Any, folders: Sequence[Path]) -> None:
+        self.folders = folders
         self.counts = {"image": 0, "video": 0}  # places that ask for a picture without naming it
-        self.given = {"image": addresses(images, folder), "video": addresses(videos, folder)}
+        self.given = {"image": addresses(images, folders), "video": addresses(videos, folders)}
         self.waiting = {kind: iter(found) for kind, found in self.given.items()}
 
     def put(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -99,13 +101,13 @@ class Placed:
     def _parts(self, part: Part) -> Iterator[Part]:
         kind = part["type"]
         if kind != "text":
-            yield self._next(kind) if part[kind] is None else {"type": kind, kind: address(part[kind], self.folder)}
+            yield self._next(kind) if part[kind] is None else {"type": kind, kind: address(part[kind], self.folders)}
             return
         text, end = part["text"], 0
         for mark in self._marks(text):
             yield {"type": "text", "text": text[end : mark.start()]}
             if mark.re is INLINE:
-                yield {"type": "image", "image": address(mark[1].strip(), self.folder)}
+                yield {"type": "image", "image": address(mark[1].strip(), self.folders)}
             else:
                 yield self._next(mark[1])
             end = mark.end()

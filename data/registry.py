@@ -5,57 +5,36 @@ Knows where datasets lie and what is said about them, not what is in their rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from functools import lru_cache
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
-import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from data import files, formats
+from data import files, formats, llamafactory, members, writing
 from data.conversation import Kind, Row
-from data.mapping import Mapping, Role
+from data.entries import LIST, PATCHES, Entry, forget, listed, patched, save
+from data.patch import Patch
 from data.paths import inside
 from engine.contract.errors import DataError
 
+__all__ = [
+    "Count",
+    "Entry",
+    "count",
+    "entries",
+    "export",
+    "find",
+    "forget",
+    "load",
+    "offers",
+    "original",
+    "rows",
+    "save",
+]
+
 HERE = Path(__file__).resolve().parent
-LIST = "datasets.yaml"
-
-
-class Entry(BaseModel):
-    """One dataset, and how its files are read.
-
-    path: absolute; a file, or a folder of them.   format, columns, roles: see `data.mapping.Mapping`.
-    fill: replaces `{{name}}`.   skip_bad: rows that cannot be used are left out; somebody has seen them and agreed.
-    kind: what its rows can teach, where that is known without reading them.
-    origin: where it came from (`huggingface:owner/name`, an https address, `pasted`, `made`), with `subset` and `split`
-    where only these were taken.   patch: edits and exclusions to apply, kept beside the data.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str
-    title: str
-    path: Path
-    format: str = "auto"
-    description: str = ""
-    licence: str = ""
-    fill: dict[str, str] = {}
-    columns: dict[str, str] = {}
-    roles: dict[str, Role] = {}
-    kind: Kind | None = None
-    skip_bad: bool = False
-    origin: str = ""
-    subset: str = ""
-    split: str = ""
-    patch: Path | None = None
-
-    @property
-    def mapping(self) -> Mapping:
-        return Mapping(format=self.format, columns=self.columns, roles=self.roles)
 
 
 class Count(NamedTuple):
@@ -70,55 +49,103 @@ class Count(NamedTuple):
         return formats.known(self.format).kind
 
 
-def entries(workspace: Path) -> list[Entry]:
-    """Every dataset that can be chosen; the workspace's own list wins over a shipped one of the same name."""
+def entries(workspace: Path, allowed: Sequence[Path] = ()) -> list[Entry]:
+    """Every dataset that can be chosen; the workspace's own list wins over a shipped one of the same name.
+
+    Besides: what a `dataset_info.json` in the workspace or an `allowed` folder says, and files and folders that lie in
+    the workspace without being listed.
+    """
     folder = workspace / "datasets"
-    found = {entry.name: entry for entry in [*_listed(HERE / LIST), *_listed(folder / LIST)]}
-    listed = {entry.path for entry in found.values()}
-    loose = sorted(folder.iterdir()) if folder.is_dir() else []
-    for file in loose:
-        if file.suffix.lower() in files.READERS and file.is_file() and file.resolve() not in listed:
-            found.setdefault(file.name, Entry(name=file.name, title=file.stem, path=file.resolve()))
-    return list(found.values())
+    found = {entry.name: entry for entry in [*listed(HERE / LIST), *listed(folder / LIST)]}
+    for entry in chain.from_iterable(llamafactory.read(place).entries for place in _brought(folder, allowed)):
+        found.setdefault(entry.name, entry)
+    for path in _loose(folder, [entry.path for entry in found.values()]):
+        found.setdefault(path.name, Entry(name=path.name, title=path.stem, path=path))
+    return [patched(entry, workspace) for entry in found.values()]
+
+
+def offers(workspace: Path, allowed: Sequence[Path] = ()) -> tuple[list[llamafactory.Offer], list[str]]:
+    """The hub datasets that a `dataset_info.json` names and that are not here yet; and what could not be read of it."""
+    brought = [llamafactory.read(place) for place in _brought(workspace / "datasets", allowed)]
+    return [offer for one in brought for offer in one.offers], [problem for one in brought for problem in one.problems]
+
+
+def _loose(folder: Path, listed: Collection[Path]) -> Iterator[Path]:
+    """Files and folders of a folder that rows can be read from, and that are not `listed`, nor hold what is."""
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.name.startswith(".") or not files.is_readable(path) or path.name == PATCHES:
+            continue
+        if path.is_dir():
+            if (path / llamafactory.LIST).exists() or not any(members.with_rows([n]) for n, _ in members.folder(path)):
+                continue
+        elif not members.with_rows([path.name]):  # a list of datasets, a readme
+            continue
+        real = path.resolve()
+        if not any(known.is_relative_to(real) for known in listed):
+            yield real
+
+
+def _brought(folder: Path, allowed: Iterable[Path]) -> list[Path]:
+    """The folders that hold a `dataset_info.json`."""
+    beneath = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    return [place for place in (folder, *beneath, *allowed) if (place / llamafactory.LIST).is_file()]
 
 
 def find(name_or_path: str, workspace: Path, allowed: Sequence[Path] = ()) -> Entry:
-    """The dataset of that name, or the file at that path when it lies in the workspace or an `allowed` folder.
+    """The dataset of that name, or the file or folder at that path, when that lies in the workspace or is `allowed`.
 
     A registered name wins over a file in the working directory (`./name` means the file). Raises DataError for an
     unknown name, with the nearest one, and BoardError for a path out of bounds.
     """
-    known = {entry.name: entry for entry in entries(workspace)}
+    known = {entry.name: entry for entry in entries(workspace, allowed)}
     if entry := known.get(name_or_path):
         return entry.model_copy(update={"path": inside(entry.path, [HERE, workspace, *allowed])})
     path = Path(name_or_path)
-    if path.suffix.lower() in files.READERS or "/" in name_or_path or path.exists():
+    if files.is_readable(path) or "/" in name_or_path or path.exists():
         real = inside(path, [workspace, *allowed])
         if not real.exists():
             raise DataError(f"the dataset {name_or_path!r} does not exist.", _choices(name_or_path, list(known)))
-        return Entry(name=path.name, title=path.stem, path=real)
+        return patched(Entry(name=path.name, title=path.stem, path=real), workspace)
     raise DataError(f"there is no dataset {name_or_path!r}.", _choices(name_or_path, list(known)))
 
 
 def count(entry: Entry) -> Count:
-    """Rows and format of a dataset; read once and again only when the file has changed."""
+    """Records and format of a dataset, before its patch; read once and again only when a file has changed."""
     try:
-        state = entry.path.stat()
+        state = files.stamp(entry.path)
     except OSError:
         raise DataError(
             "the file does not exist.", "Put it back, or choose another dataset.", file=entry.path
         ) from None
-    return _count(entry.path, entry.format, state.st_mtime_ns, state.st_size)
+    found = _count(entry.path, entry.format, entry.skip_bad, entry.reading, state)
+    return found if entry.limit is None else found._replace(rows=min(found.rows, entry.limit))
 
 
-def rows(entry: Entry, skipped: list[DataError] | None = None) -> Iterator[Row]:
-    """The rows of the dataset one by one, as its patch leaves them; those that cannot be used go to `skipped`.
+@lru_cache(maxsize=256)
+def _count(path: Path, format: str, skip_bad: bool, options: files.Options, state: tuple[int, int]) -> Count:
+    if format == formats.AUTO:
+        head = islice(files.read(path, [] if skip_bad else None, options), formats.LOOKED_AT)
+        format = formats.recognise((found.record for found in head), path).format
+    return Count(files.count(path, options), format)
 
-    Without a list, they are an error at the end unless the dataset says `skip_bad`.
+
+def original(entry: Entry, skipped: list[DataError] | None = None) -> Iterator[Row]:
+    """The rows as the files have them, before patch and placeholders: what changes to single rows are written against.
+
+    Those that cannot be used go to `skipped`. Without a list they are an error at the end, unless the dataset says
+    `skip_bad`.
     """
     if skipped is None and entry.skip_bad:
         skipped = []
-    return formats.rows(entry.path, entry.mapping, entry.fill, skipped)
+    return islice(formats.rows(entry.path, entry.mapping, None, skipped, entry.reading), entry.limit)
+
+
+def rows(entry: Entry, skipped: list[DataError] | None = None) -> Iterator[Row]:
+    """The rows of the dataset one by one as they are to be used: mended by its patch, placeholders filled."""
+    found = original(entry, skipped)
+    if entry.patch is not None and entry.patch.exists():
+        found = Patch.of(entry.patch).apply(found)
+    return (row.filled(entry.fill) for row in found) if entry.fill else found
 
 
 def load(entry: Entry, skipped: list[DataError] | None = None) -> list[Row]:
@@ -126,42 +153,11 @@ def load(entry: Entry, skipped: list[DataError] | None = None) -> list[Row]:
     return list(rows(entry, skipped))
 
 
-@lru_cache(maxsize=256)
-def _count(path: Path, format: str, changed: int, size: int) -> Count:
-    if format == "auto":
-        head = islice(files.read(path), formats.LOOKED_AT)
-        format = formats.recognise((found.record for found in head), path).format
-    return Count(files.count(path), format)
+def export(entry: Entry, to: Path, ending: str = "jsonl", form: str = "canonical") -> int:
+    """Writes the rows as they are used to the file `to`; how many they were. For ending and form see `data.writing`."""
+    return writing.write(lambda: rows(entry), to, ending, form)
 
 
 def _choices(name: str, known: list[str]) -> str:
     near = get_close_matches(name, known, n=1)
     return f"Did you mean {near[0]!r}?" if near else f"Choose one of {', '.join(known)}, or give the path of a file."
-
-
-def _listed(file: Path) -> list[Entry]:
-    """The datasets of one list; raises DataError that names every entry that is wrong."""
-    if not file.is_file():
-        return []
-    try:
-        stated = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"the list of datasets is not valid YAML: {error}.", "Mend or remove it.", file=file) from None
-    if not isinstance(stated, dict):
-        raise DataError(
-            "the list of datasets must map names to entries.", "Write `name:` and below it `path: ...`.", file=file
-        )
-    found, problems = [], []
-    for name, fields in stated.items():
-        try:
-            entry = Entry(**{"name": str(name), "title": str(name), **(fields or {})})
-            if entry.format != "auto":
-                formats.known(entry.format)
-            found.append(entry.model_copy(update={"path": (file.parent / entry.path).resolve()}))
-        except ValidationError as error:
-            problems += [f"{name}.{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
-        except (DataError, TypeError) as error:
-            problems.append(f"{name}: {error}")
-    if problems:
-        raise DataError("the list of datasets has mistakes:\n  " + "\n  ".join(problems), "Mend them.", file=file)
-    return found

@@ -24,70 +24,7 @@ def lines(path: Path, *records: object) -> Path:
     return path
 
 
-def test_reads_every_kind_of_file_alike(tmp_path):
-    import pyarrow
-    from pyarrow import parquet
 
-    records = [{"prompt": "a, b", "completion": "一"}, {"prompt": "c\nd", "completion": "2"}]
-    lines(tmp_path / "a.jsonl", *records)
-    (tmp_path / "a.json").write_text(json.dumps(records), encoding="utf-8")
-    (tmp_path / "lines.json").write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
-    (tmp_path / "list.jsonl").write_text(json.dumps(records, indent=1), encoding="utf-8")
-    (tmp_path / "wrapped.json").write_text(json.dumps({"version": 1, "data": records}), encoding="utf-8")
-    (tmp_path / "a.csv").write_text('\ufeffprompt,completion\n"a, b",一\n"c\nd",2\n', encoding="utf-8")
-    (tmp_path / "a.tsv").write_text('prompt\tcompletion\na, b\t一\n"c\nd"\t2\n', encoding="utf-8")
-    parquet.write_table(pyarrow.Table.from_pylist(records), tmp_path / "a.parquet")
-    for path in sorted(tmp_path.iterdir()):
-        assert list(read(path)) == [(1, records[0], str(path)), (2, records[1], str(path))], path.name
-        assert count(path) == 2, path.name
-
-
-def test_row_numbers_of_json_lines_are_line_numbers(tmp_path):
-    path = tmp_path / "a.jsonl"
-    path.write_text('\ufeff{"a": 1}\n\n{"a": 2}\n', encoding="utf-8")
-    assert list(read(path)) == [(1, {"a": 1}, str(path)), (3, {"a": 2}, str(path))]
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "row", "text"),
-    [
-        ("a.jsonl", b'{"a": 1}\n{"a": \n', 2, "not valid JSON"),
-        ("a.jsonl", b'{"a": 1}\n[1, 2]\n', 2, "must be a JSON object, not [1, 2]"),
-        ("a.jsonl", b'{"a": 1}\n{"a": "\xe9"}\n', 2, "not UTF-8 (byte 0xe9"),
-        ("a.jsonl", "\ufeff{}".encode("utf-16"), 1, "not UTF-8"),
-        ("a.jsonl", b"[" * 100_000, None, "nested too deeply"),
-        ("a.jsonl", b'{"a": ' + b"[" * 100_000, 1, "nested too deeply"),
-        ("a.jsonl", b"", None, "holds no rows"),
-        ("a.json", b" \n", None, "holds no rows"),
-        ("a.json", b"[]", None, "holds no rows"),
-        ("a.json", b'[{"a": 1}, 2]', 2, "must be a JSON object, not 2"),
-        ("a.json", b'{"a": 1}\n{"a": 2', 2, "not valid JSON"),
-        ("a.json", b'[{"a": 1},', None, "not valid JSON"),
-        ("a.json", b'"text"', None, "must hold a list"),
-        ("a.csv", b"a,b\n", None, "holds no rows"),
-        ("a.csv", b"a,a\n1,2\n", None, "two columns have the same name"),
-        ("a.csv", b"a,b\n1,2\n1,2,3\n", 2, "3 cells, the header 2"),
-        ("a.csv", b'a,b\n"1\n1",2\n1,\xff\n', 2, "not UTF-8"),
-        ("a.csv", b"\xff,b\n1,2\n", None, "not UTF-8"),
-        ("a.parquet", b"no parquet", None, "not a Parquet file"),
-        ("a.docx", b"text", None, "'.docx' files are not read"),
-    ],
-)  # fmt: skip
-def test_a_broken_file_is_named_with_its_row_and_a_way_out(tmp_path, name, content, row, text):
-    path = tmp_path / name
-    path.write_bytes(content)
-    with pytest.raises(DataError) as caught:
-        list(read(path))
-    assert text in caught.value.text and name in caught.value.text
-    assert caught.value.row == row
-    assert caught.value.hint
-
-
-def test_a_missing_file_and_a_folder_are_told_apart(tmp_path):
-    with pytest.raises(DataError, match="does not exist"):
-        list(read(tmp_path / "none.jsonl"))
-    with pytest.raises(DataError, match="is a folder"):
-        list(read(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def test_files_and_the_list_in_the_workspace_are_found(workspace):
     (folder / "mine.jsonl").write_text(RECORD * 3)
     (folder / "more").mkdir()
     (folder / "more" / "listed.jsonl").write_text(RECORD)
-    (folder / "notes.txt").write_text("no dataset")
+    (folder / "notes.docx").write_text("no dataset")
     (folder / "datasets.yaml").write_text(
         "house:\n  title: House style\n  path: more/listed.jsonl\n  fill: {name: X}\n"
     )
