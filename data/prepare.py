@@ -1,25 +1,41 @@
-"""From conversations to the token ids and labels that are trained, with a report of what became of every row.
+"""From conversations and texts to the token ids and labels that are trained, with a report of what became of every row.
 
-The page's count, the pre-flight and the engine all call `prepare`, so what is shown is what is trained. Knows nothing
-of batches, devices or models.
+The page's count, the pre-flight and the engine all come here, so what is shown is what is trained: `prepare` for rows
+in memory, `prepare_stream` for as many as there are, `batches` behind both for columns. Knows nothing of devices,
+models or files.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
-from data.conversation import Row
-from data.formats import NAMED
-from data.mask import Tokens, TrainOn, locate, mark
+import numpy as np
+import pyarrow as pa
+
+from data.batches import CHUNK as CHUNK
+from data.batches import Batch, arrow, batches, column, records
+from data.conversation import REASONING, Message, Row
+from data.cut import Cut, View, shortened
+from data.mask import Rendered, Stretches, TrainOn, learnt, locate
+from data.outcome import Report as Report
 from data.render import ChatTemplate
-from data.tokens import TextTokenizer
+from data.tokens import Encoded, TextTokenizer
 from engine.contract.errors import DataError
 
 UNTRAINED = -100  # the label that torch's cross entropy ignores
-CHUNK = 500  # rows that are tokenised at once; also the smallest share of work for one process
+REFUSED = 1000  # rows; so many that cannot be rendered end a stream before its end
+THOUGHT = re.compile(r"\A\s*<think>.*?</think>\s*", re.DOTALL)  # in the text of an answer, as many datasets have it
+UNSUITED = {
+    "prompt": "asks and is not answered, so there is nothing to learn from.",
+    "preference": "holds two answers to choose from, and supervised training learns from one.",
+    "feedback": "says whether its answer is good; supervised training would learn the bad ones too.",
+    "scored": "says how good its answer is; supervised training would learn the bad ones too.",
+    "conversation": "holds one answer, and a preference needs two.",
+    "text": "is plain text, and a preference needs a question and two answers.",
+}
 
 
 @dataclass(frozen=True)
@@ -32,55 +48,6 @@ class Example:
     file: str
 
 
-@dataclass
-class Report:
-    """What became of the rows; tokens and trained tokens are those of the rows used, after the cut."""
-
-    template: str
-    rows: int = 0
-    rows_used: int = 0
-    tokens: int = 0
-    trained_tokens: int = 0
-    longest: int = 0  # tokens, before the cut
-    cut_rows: int = 0
-    cut_ends: int = 0  # rows used whose end-of-turn was cut off
-    open_rows: int = 0  # rows with a turn that the template leaves without an end-of-turn
-    dropped_rows: list[int] = field(default_factory=list)
-
-    @property
-    def share_cut(self) -> float:
-        """Share of the rows, from 0 to 1, that are longer than allowed."""
-        return self.cut_rows / self.rows if self.rows else 0.0
-
-    @property
-    def end_of_turn_trained(self) -> bool:
-        """Whether the template closes every trained turn with a special token."""
-        return self.open_rows == 0
-
-    @property
-    def warnings(self) -> list[str]:
-        """A sentence for everything that a user should know before training."""
-        found = []
-        if self.cut_rows:
-            lost = f"; {self.cut_ends} of them lose the end of the answer" if self.cut_ends else ""
-            found.append(f"{self.cut_rows} of {self.rows} rows are longer than the maximum and are cut{lost}.")
-        if self.dropped_rows:
-            named = ", ".join(map(str, self.dropped_rows[:NAMED])) + (", ..." if len(self.dropped_rows) > NAMED else "")
-            count = len(self.dropped_rows)
-            subject = (
-                "1 row has no trained token left and is"
-                if count == 1
-                else f"{count} rows have no trained token left and are"
-            )
-            found.append(f"{subject} not used: {named}.")
-        if self.open_rows:
-            found.append(
-                f"In {self.open_rows} rows the template {self.template} ends a turn without a special token, "
-                "so the model does not learn where to stop."
-            )
-        return found
-
-
 @dataclass(frozen=True)
 class Prepared:
     """The rows that can be trained, in their order, and the report on all of them."""
@@ -89,95 +56,190 @@ class Prepared:
     report: Report
 
 
-def prepare(
-    rows: Sequence[Row],
-    template: ChatTemplate,
-    tokenizer: TextTokenizer,
-    *,
-    train_on: TrainOn = "assistant",
-    max_length: int | None = None,
-    workers: int = 0,
-) -> Prepared:
-    """Render, tokenise and mask every row, then cut it to `max_length` tokens from the right.
+@dataclass(frozen=True)
+class Examples:
+    """Makes examples out of conversations and texts; its fields are the options of `prepare`.
 
-    Rows that keep no trained token are left out and named in the report. `workers` processes share a large set; the
-    result does not depend on their number. Raises one DataError for all rows that the template refuses.
+    max_length: tokens; None for no limit.   cut: what goes from a longer row (`data.cut`).
+    thoughts: `drop` takes them out of the messages before rendering.
+    skip: leave rows out that cannot be rendered, and count them, instead of refusing all.
+    """
+
+    template: ChatTemplate
+    tokenizer: TextTokenizer
+    train_on: TrainOn = "assistant"
+    max_length: int | None = None
+    cut: Cut = "answer"
+    thoughts: Literal["keep", "drop"] = "keep"
+    skip: bool = False
+
+    def render(self, rows: Sequence[Row]) -> tuple[list[tuple[Row, Rendered | DataError]], list[str]]:
+        rendered = [self._rendered(row) for row in rows]
+        return rendered, [said.text for _, said in rendered if isinstance(said, Rendered)]
+
+    def finish(self, rendered: list[tuple[Row, Rendered | DataError]], encoded: list[Encoded]) -> Batch:
+        report, kept, coming = Report(self.template.name), [], iter(encoded)
+        for row, said in rendered:
+            report.rows += 1
+            try:
+                if isinstance(said, DataError):
+                    raise said
+                tokens = next(coming)
+                pieces = self._pieces if row.kind == "text" else self._cut
+                kept += [(row, ids, stretches) for ids, stretches in pieces(row, said, tokens, report)]
+            except DataError as problem:
+                report.refuse(problem)
+        return Batch(_columns(kept), report)
+
+    def _rendered(self, row: Row) -> tuple[Row, Rendered | DataError]:
+        if row.kind == "text":
+            return row, Rendered(row.text or "", [])
+        try:
+            row = suited(row, ("conversation",), self.thoughts)
+            return row, locate(row, self.template, self.train_on)
+        except DataError as problem:
+            return row, problem
+
+    def _cut(self, row: Row, said: Rendered, tokens: Encoded, report: Report) -> Iterator[tuple[list[int], Stretches]]:
+        """The row within the limit, or nothing when no trained token is left."""
+        view = View(said, tokens, *learnt(said, tokens, self.tokenizer))
+        report.longest = max(report.longest, len(tokens))
+        report.open_rows += not view.ends
+        ids, stretches, lost = tokens.ids, view.stretches, ()
+        if self.max_length is not None and len(tokens) > self.max_length:
+            report.cut_rows += 1
+            kept = shortened(row, [view], self.max_length, self.cut, self._again)
+            (ids, stretches), lost = kept.sides[0] if kept.sides else ([], []), kept.lost
+        if not (trained := _trained(stretches)):
+            report.drop(row.number)
+            report.lose(*(part for part in lost if part == "row"))
+            return
+        report.lose(*lost)
+        report.cut_ends += "answer" in lost
+        report.rows_used += 1
+        _count(report, ids, trained)
+        yield ids, stretches
+
+    def _again(self, row: Row) -> list[View]:
+        said = locate(row, self.template, self.train_on)
+        tokens = self.tokenizer.encode(said.text)
+        return [View(said, tokens, *learnt(said, tokens, self.tokenizer))]
+
+    def _pieces(
+        self, row: Row, said: Rendered, tokens: Encoded, report: Report
+    ) -> Iterator[tuple[list[int], Stretches]]:
+        """A text and its end, in as many pieces as it takes.
+
+        Each begins with the last token of the one before: the first token of an example is never predicted, so every
+        token is, and once.
+        """
+        end = [] if self.tokenizer.eos_id is None else [self.tokenizer.eos_id]
+        ids = [*self.tokenizer.begins, *tokens.ids, *end]
+        limit = max(2, self.max_length or len(ids))
+        report.longest = max(report.longest, len(ids))
+        report.open_rows += not end
+        report.divided += len(ids) > limit
+        if len(ids) < 2:
+            report.drop(row.number)
+            return
+        report.rows_used += 1
+        for begin in range(0, len(ids) - 1, limit - 1):
+            piece = ids[begin : begin + limit]
+            _count(report, piece, len(piece) - 1)
+            yield piece, [(0, len(piece))]
+
+
+def prepare(
+    rows: Sequence[Row], template: ChatTemplate, tokenizer: TextTokenizer, *, workers: int = 0, **options: Any
+) -> Prepared:
+    """Render, tokenise and mask every row, and cut those that are longer than `max_length` tokens.
+
+    The options are the fields of `Examples`: train_on, max_length, cut, thoughts, skip. Rows that keep no trained token
+    are left out and named in the report. `workers` processes share a large set; the result does not depend on their
+    number. Raises one DataError for all rows that the template refuses.
     """
     report = Report(template.name)
-    examples: list[Example] = []
-    refused: list[tuple[Row, DataError]] = []
-    for row, tokens in zip(rows, _tokenised(rows, template, tokenizer, train_on, workers), strict=True):
-        if isinstance(tokens, DataError):
-            refused.append((row, tokens))
-        else:
-            _take(row, tokens, max_length, examples, report)
-    if refused:
-        raise _all_refused(refused, len(rows))
+    examples = list(prepare_stream(rows, template, tokenizer, report=report, workers=workers, **options))
     return Prepared(examples, report)
 
 
-def _take(row: Row, tokens: Tokens, max_length: int | None, examples: list[Example], report: Report) -> None:
-    length = len(tokens.ids)
-    ids, trained = tokens.ids[:max_length], tokens.trained[:max_length]
-    report.rows += 1
-    report.longest = max(report.longest, length)
-    report.open_rows += not tokens.ends
-    report.cut_rows += len(ids) < length
-    # the first token of a row is never predicted, so it counts as trained only from the second on
-    if not any(trained[1:]):
-        report.dropped_rows.append(row.number)
-        return
-    report.cut_ends += True in tokens.trained[len(ids) :]
-    report.rows_used += 1
+def prepare_stream(
+    rows: Iterable[Row],
+    template: ChatTemplate,
+    tokenizer: TextTokenizer,
+    *,
+    report: Report,
+    workers: int = 0,
+    **options: Any,
+) -> Iterator[Example]:
+    """As `prepare`, an example at a time, in memory that does not grow with the rows; `report` grows as rows are seen.
+
+    The refusal of rows comes at the end, or behind the first 1,000 that are refused.
+    """
+    maker = Examples(template, tokenizer, **options)
+    for batch in reported(batches(rows, maker, workers), report, skip=maker.skip):
+        for fields in records(batch):
+            yield Example(*fields)
+
+
+def reported(found: Iterable[Batch], report: Report, *, skip: bool = False) -> Iterator[Batch]:
+    """The batches, counted; raises DataError for the rows that were refused, unless they are to be skipped."""
+    for batch in found:
+        report.add(batch.report)
+        if not skip and report.refused >= REFUSED:
+            break
+        yield batch
+    if not skip:
+        report.stop_if_refused()
+
+
+def suited(row: Row, kinds: Sequence[str], thoughts: str) -> Row:
+    """The row without its thoughts if these are to be dropped; raises DataError for a row of no use to the task."""
+    if row.kind not in kinds:
+        hint = "Choose the task that learns from such rows, or other rows."
+        raise DataError(f"the row {UNSUITED[row.kind]}", hint, file=row.file, row=row.number)
+    if thoughts == "keep":
+        return row
+    sides = [None if said is None else [_thoughtless(turn) for turn in said] for said in (row.chosen, row.rejected)]
+    return replace(row, messages=[_thoughtless(turn) for turn in row.messages], chosen=sides[0], rejected=sides[1])
+
+
+def _thoughtless(message: Message) -> Message:
+    if message["role"] != "assistant":
+        return message
+    plain = {key: value for key, value in message.items() if key not in REASONING}
+    if isinstance(plain["content"], str):
+        plain["content"] = THOUGHT.sub("", plain["content"])
+    return plain
+
+
+def _trained(stretches: Stretches) -> int:
+    """Tokens that the loss falls on: the first of a row is never predicted."""
+    return sum(last - max(first, 1) for first, last in stretches if last > 1)
+
+
+def _count(report: Report, ids: Sequence[int], trained: int) -> None:
+    report.examples += 1
     report.tokens += len(ids)
-    report.trained_tokens += sum(trained[1:])
-    labels = [id if learnt else UNTRAINED for id, learnt in zip(ids, trained, strict=True)]
-    examples.append(Example(ids, labels, row.number, row.file))
+    report.trained_tokens += trained
 
 
-def _all_refused(refused: list[tuple[Row, DataError]], total: int) -> DataError:
-    if len(refused) == 1:
-        return refused[0][1]
-    lines = [f"  {problem.text}" for _, problem in refused[:NAMED]]
-    if len(refused) > NAMED:
-        lines.append(f"  and {len(refused) - NAMED} more")
-    return DataError(f"{len(refused)} of {total} rows cannot be rendered:\n" + "\n".join(lines), refused[0][1].hint)
+def _columns(kept: Sequence[tuple[Row, list[int], Stretches]]) -> pa.RecordBatch:
+    ids, labels = labelled([(ids, stretches) for _, ids, stretches in kept])
+    return pa.RecordBatch.from_pydict({"input_ids": ids, "labels": labels, **places([row for row, _, _ in kept])})
 
 
-def _tokenised(
-    rows: Sequence[Row], template: ChatTemplate, tokenizer: TextTokenizer, train_on: TrainOn, workers: int
-) -> Iterator[Tokens | DataError]:
-    chunks = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
-    if workers < 2 or len(chunks) < 2:
-        for chunk in chunks:
-            yield from _chunk(chunk, template, tokenizer, train_on)
-        return
-    spawn = multiprocessing.get_context("spawn")  # a forked copy of a process with threads can hang
-    with ProcessPoolExecutor(min(workers, len(chunks)), spawn, _equip, (template, tokenizer, train_on)) as pool:
-        for done in pool.map(_work, chunks):
-            yield from done
+def labelled(sides: Sequence[tuple[list[int], Stretches]]) -> tuple[pa.ListArray, pa.ListArray]:
+    """Token ids and their trained stretches as two columns: the ids, and the labels."""
+    values, bounds = column([ids for ids, _ in sides])
+    labels = np.full_like(values, UNTRAINED)
+    for begin, (_, stretches) in zip(bounds.tolist(), sides, strict=False):
+        for first, last in stretches:
+            labels[begin + first : begin + last] = values[begin + first : begin + last]
+    return arrow(values, bounds), arrow(labels, bounds)
 
 
-def _chunk(
-    rows: Sequence[Row], template: ChatTemplate, tokenizer: TextTokenizer, train_on: TrainOn
-) -> list[Tokens | DataError]:
-    rendered = []
-    for row in rows:
-        try:
-            rendered.append(locate(row, template, train_on))
-        except DataError as problem:
-            rendered.append(problem)
-    encoded = iter(tokenizer.encode_batch([item.text for item in rendered if not isinstance(item, DataError)]))
-    return [item if isinstance(item, DataError) else mark(item, next(encoded), tokenizer) for item in rendered]
-
-
-_equipment: tuple[ChatTemplate, TextTokenizer, TrainOn]  # set once in each worker process
-
-
-def _equip(template: ChatTemplate, tokenizer: TextTokenizer, train_on: TrainOn) -> None:
-    global _equipment
-    _equipment = template, tokenizer, train_on
-
-
-def _work(rows: Sequence[Row]) -> list[Tokens | DataError]:
-    return _chunk(rows, *_equipment)
+def places(rows: Sequence[Row]) -> dict[str, pa.Array]:
+    """Where rows were read, as columns."""
+    numbers, files = [row.number for row in rows], [row.file for row in rows]
+    return {"number": pa.array(numbers, pa.int64()), "file": pa.array(files, pa.string())}
