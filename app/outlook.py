@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from app.forecast import Forecast
+from app.forecast import Forecast, sequences
 from app.live import duration
+from data.finding import Level
 from data.models import Card
 from data.registry import Count, Entry
 from engine.contract.args import TrainArgs
 from engine.contract.methods import Freeze, Lora
+
+LEVELS: tuple[Level, ...] = ("error", "warning", "note")
 
 
 def model_line(card: Card | None, waiting: str = "") -> str:
@@ -35,13 +38,15 @@ def data_line(chosen: Sequence[tuple[Entry, Count]], forecast: Forecast | None) 
     """`identity: 68 rows, messages · sql: 79 rows, messages · 7 rows held out`."""
     parts = [f"{entry.name}: {found.rows:,} rows, {found.format}" for entry, found in chosen]
     if forecast and forecast.rows and forecast.rows.held_out:
-        parts.append(f"{forecast.rows.held_out:,} rows held out")
+        about = "" if forecast.rows.exact else "about "
+        parts.append(f"{about}{forecast.rows.held_out:,} rows held out")
     return f'<div class="tb-line tb-muted">{escape(" · ".join(parts))}&nbsp;</div>'
 
 
-def outlook(found: Forecast) -> str:
-    """What will happen, as sentences, a bar of memory and what was checked."""
-    return f'<div class="tb-outlook">{_sentence(found)}{_time(found)}{_memory(found)}{_checks(found)}</div>'
+def outlook(found: Forecast, counted: str = "") -> str:
+    """What will happen, as sentences, a bar of memory and what was found in the rows; `counted`: how far that is."""
+    inner = f"{_sentence(found)}{_time(found)}{_memory(found)}{_checks(found)}{_findings(found, counted)}"
+    return f'<div class="tb-outlook">{inner}</div>'
 
 
 def wrong(lines: Sequence[tuple[str, str]]) -> str:
@@ -50,19 +55,26 @@ def wrong(lines: Sequence[tuple[str, str]]) -> str:
     return f'<div class="tb-outlook"><p class="tb-lead">Mend this first</p><ul class="tb-wrongs">{items}</ul></div>'
 
 
+def start(found: Forecast | None, busy: bool) -> str:
+    """The word on the button that starts."""
+    if found and found.may_start and found.rows and found.rows.of("warning"):
+        return "Queue anyway" if busy else "Start anyway"
+    return "Queue" if busy else "Start"
+
+
 def _sentence(found: Forecast) -> str:
     args, card, rows = found.args, found.card, found.rows
     which = f"{count(found.trained)} of {count(card.parameters)} parameters" if card else "the model"
     told = f"Trains <b>{escape(which)}</b> ({escape(_method(args))})"
     if rows is None:
         return f'<p class="tb-lead">{told}. Rows and steps are counted once the model is here.</p>'
-    about = "about " if rows.sampled else ""
-    many = f"{rows.train:,} rows" if rows.sampled else f"{rows.report.rows_used:,} rows"
-    packing = f", packed into {about}{rows.sequences:,} sequences" if args.data.packing else ""
+    about = "" if rows.exact else "about "
+    many = f"{rows.used if rows.exact else round(rows.used * rows.scale):,} rows"
+    packing = f", packed into {about}{sequences(rows):,} sequences" if args.data.packing else ""
     each = f"{args.steps.batch_size} × {args.steps.accumulation}"
     return (
-        f'<p class="tb-lead">{told} on <b>{many}</b>{packing}, <b>{about}{count(rows.tokens)} tokens</b> an epoch, '
-        f"in <b>{about}{found.steps:,} steps</b> of {args.steps.global_batch} rows ({each}).</p>"
+        f'<p class="tb-lead">{told} on <b>{about}{many}</b>{packing}, <b>{about}{count(rows.tokens * rows.scale)} '
+        f"tokens</b> an epoch, in <b>{about}{found.steps:,} steps</b> of {args.steps.global_batch} rows ({each}).</p>"
     )
 
 
@@ -109,19 +121,45 @@ def _memory(found: Forecast) -> str:
 
 
 def _checks(found: Forecast) -> str:
+    """What is as it should be, in one line; a line for each of the machine's notes."""
     good, rows = [], found.rows
+    wrong = {finding.kind for finding in rows.findings} if rows else set()
     if found.args.model.template == "auto" and found.card and found.card.template == "own":
         good.append("The chat template is the model's own.")
-    if rows:
-        if rows.report.end_of_turn_trained:
-            good.append("The end of each answer is trained, so the model learns to stop.")
-        if not rows.report.cut_rows:
-            good.append(f"No row is cut; the longest has {rows.report.longest:,} tokens.")
-        if rows.sampled:
-            good.append(f"Estimated from a sample of {rows.report.rows:,} rows.")
-    items = "".join(f'<li class="tb-ok">{escape(line)}</li>' for line in good)
-    items += "".join(f'<li class="tb-mind">{escape(line)}</li>' for line in found.warnings)
+    if rows and rows.used:
+        if not wrong & {"open", "open_earlier", "stop"}:
+            good.append("The end of each answer is trained.")
+        if not rows.cut:
+            good.append(f"No row is cut; the longest has {rows.longest:,} tokens.")
+    items = f'<li class="tb-ok">{escape(" ".join(good))}</li>' if good else ""
+    items += "".join(f'<li class="tb-mind">{escape(line)}</li>' for line in found.notes)
     return f'<ul class="tb-checks">{items}</ul>'
+
+
+def _findings(found: Forecast, counted: str) -> str:
+    """What was found in the rows, the worst first; each leads to its rows."""
+    rows = found.rows
+    if rows is None:
+        return ""
+    items = "".join(
+        f'<li class="tb-{finding.level}"><span title="{escape(finding.hint)}">{escape(finding.text)}</span>'
+        + (f' <button type="button" class="tb-link" data-show="{finding.kind}">show</button>' if finding.rows else "")
+        + (f"<small>{escape(finding.hint)}</small>" if finding.hint and finding.level != "note" else "")
+        + "</li>"
+        for finding in rows.findings
+    )
+    return f'<p class="tb-counted tb-muted">{escape(_looked(found, counted))}</p><ul class="tb-findings">{items}</ul>'
+
+
+def _looked(found: Forecast, counted: str) -> str:
+    """`400 of 120,000 rows looked at: 2 warnings. The rest is being counted.`"""
+    rows = found.rows
+    assert rows is not None
+    counts = {level: len(rows.of(level)) for level in LEVELS}
+    said = ", ".join(f"{many} {level}{'s' if many > 1 else ''}" for level, many in counts.items() if many)
+    looked = f"All {rows.total:,} rows" if rows.exact else f"{rows.rows:,} of {rows.total:,} rows"
+    more = "" if not found.question else f" {counted} are counted so far." if counted else " The rest is being counted."
+    return f"{looked} looked at: {said or 'nothing is wrong'}.{more}"
 
 
 def count(number: float) -> str:

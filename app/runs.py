@@ -1,4 +1,4 @@
-"""Run folders as the page needs them: list, start, stop, delete. The only module of the page that starts processes.
+"""Run folders as the page needs them: list, start, stop, delete. The only module of the page that starts runs.
 
 Reading is cached by what changed on disk, so a list of hundreds of runs costs one `stat` each. Nothing here draws.
 """

@@ -8,13 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 from data.conversation import Kind, Row
 from data.finding import Finding, Level
-from data.mask import Tokens
+from data.mask import Rendered, Tokens, TrainOn, locate
 from data.render import ChatTemplate
 from data.special import settings
 from data.splitting import content
@@ -24,6 +24,7 @@ from engine.contract.errors import DataError, ModelError
 from engine.contract.fields import sections
 from engine.contract.tasks import Task
 
+SETTINGS = ("generation_config.json", "config.json")
 COMPARED = 24  # rows whose rendering is compared with the model's own
 UNKNOWN_SHARE = 0.02  # of a row's tokens that may be unknown before it is said
 # What a template writes to steer a model: text of this form should be one token each.
@@ -58,17 +59,6 @@ class Subject:
     own: ChatTemplate | None
     stops: frozenset[int]  # ids at which the model itself stops answering
     chosen: bool  # whether the template was chosen, and is not the model's own by default
-
-    @classmethod
-    def of(cls, args: TrainArgs, folder: Path) -> Subject:
-        """The subject of a run on the model in `folder`. Raises ModelError."""
-        name = None if args.model.template == "auto" else args.model.template
-        template, tokenizer = ChatTemplate.of(folder, name), TextTokenizer.of(folder)
-        try:
-            own = ChatTemplate.of(folder) if name else template
-        except ModelError:
-            own = None
-        return cls(folder.name, template, tokenizer, own, _stops(folder, tokenizer), bool(name))
 
     @cached_property
     def control(self) -> re.Pattern[str] | None:
@@ -141,12 +131,36 @@ def said(
                  places=tuple(places))  # fmt: skip
 
 
-def conversations(row: Row) -> list[Row]:
-    """The conversations that a row holds: two where it holds two answers to one question."""
+def subject(folder: Path, template: str = "auto") -> Subject:
+    """The subject of a run on the model in `folder`, read again only when its files have changed. Raises ModelError."""
+    files = [folder / name for name in (*SETTINGS, "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")]
+    return _subject(folder, template, tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files))
+
+
+@lru_cache(maxsize=4)
+def _subject(folder: Path, template: str, changed: object) -> Subject:
+    name = None if template == "auto" else template
+    chosen, tokenizer = ChatTemplate.of(folder, name), TextTokenizer.of(folder)
+    try:
+        own = ChatTemplate.of(folder) if name else chosen
+    except ModelError:
+        own = None
+    return Subject(folder.name, chosen, tokenizer, own, _stops(folder, tokenizer), bool(name))
+
+
+def conversations(row: Row) -> list[tuple[Row, int]]:
+    """The conversations that a row holds, two where it holds two answers to one question, and in each the index of the
+    first message that is not given."""
     if row.kind != "preference":
-        return [row]
+        return [(row, 0)]
     answers = (row.chosen or [], row.rejected or [])
-    return [replace(row, kind="conversation", messages=[*row.messages, *answer]) for answer in answers]
+    talks = (replace(row, kind="conversation", messages=[*row.messages, *answer]) for answer in answers)
+    return [(talk, len(row.messages)) for talk in talks]
+
+
+def rendered(row: Row, subject: Subject, train_on: TrainOn) -> list[Rendered]:
+    """The conversations of a row as text, with what is trained. Raises DataError."""
+    return [locate(talk, subject.template, train_on, since) for talk, since in conversations(row)]
 
 
 def texts(row: Row) -> list[str]:
@@ -187,7 +201,7 @@ def foreign(row: Row, subject: Subject) -> bool:
     """Whether the chosen template writes a row otherwise than the model's own. What that refuses is not compared."""
     if not subject.chosen or subject.own is None or row.kind == "text":
         return False
-    for talk in conversations(row):
+    for talk, _ in conversations(row):
         try:
             own = subject.own.render(talk.messages, talk.tools)
         except (DataError, ModelError):
@@ -237,7 +251,7 @@ def _closed(tokens: Tokens, subject: Subject) -> bool:
 
 def _frame(row: Row, subject: Subject) -> str:
     """What the template writes around what is said."""
-    talk = conversations(row)[0]
+    talk, _ = conversations(row)[0]
     text = subject.template.render(talk.messages, talk.tools)
     for said in texts(row):
         text = text.replace(said, "") if said else text
@@ -246,7 +260,7 @@ def _frame(row: Row, subject: Subject) -> str:
 
 def _stops(folder: Path, tokenizer: TextTokenizer) -> frozenset[int]:
     said: list[object] = [tokenizer.eos_id]
-    for file in ("generation_config.json", "config.json"):
+    for file in SETTINGS:
         stated = settings(folder / file).get("eos_token_id")
         said += stated if isinstance(stated, list) else [stated]
     return frozenset(id for id in said if isinstance(id, int))

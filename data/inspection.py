@@ -14,6 +14,8 @@ from data.conversation import Row
 from data.finding import Level
 from data.fitness import Found
 
+FAR = 4  # times the length that 95 % of the rows do not exceed: what is longer would leave no room for the others
+
 
 class Bin(BaseModel):
     """Rows of `low` to `high` tokens, both counted in."""
@@ -81,16 +83,20 @@ class Inspection(BaseModel):
         return 0
 
     def histogram(self, bins: int = 24) -> list[Bin]:
-        """The lengths in at most `bins` ranges of one round width, from 0 to the longest."""
-        width = next(step for step in _round() if step * bins > self.longest)
-        rows: Counter[int] = Counter()
+        """The lengths in about `bins` ranges of one round width from 0 on; the last one also holds what is far longer
+        than all others, and than allowed."""
+        most = self.quantile(0.95)
+        far = min(self.longest, max(2 * most, self.max_length + most)) if self.longest > FAR * most else self.longest
+        width = next(step for step in round_widths() if step * bins > far)
+        last = far // width
+        rows = Counter[int]()
         for length, number in self.lengths.items():
-            rows[length // width] += number
-        places = range(self.longest // width + 1)
-        return [Bin(low=place * width, high=(place + 1) * width - 1, rows=rows[place]) for place in places]
+            rows[min(length // width, last)] += number
+        found = [Bin(low=at * width, high=(at + 1) * width - 1, rows=rows[at]) for at in range(last + 1)]
+        return [*found[:-1], found[-1].model_copy(update={"high": max(found[-1].high, self.longest)})]
 
 
-def _round() -> Iterator[int]:
+def round_widths() -> Iterator[int]:
     """Widths that people can read: 1, 2, 5, 10, 20, 50, ..."""
     power = 1
     while True:

@@ -12,7 +12,7 @@ from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from data import fitness, registry, sets
@@ -20,7 +20,7 @@ from data.conversation import Row
 from data.finding import NAMED, Finding
 from data.fitness import COMPARED, Found, Place, Subject
 from data.inspection import Inspection
-from data.mask import Tokens, locate, mark
+from data.mask import Tokens, mark
 from data.pack import best_fit
 from data.splitting import overlap
 from engine.contract.args import TrainArgs
@@ -37,7 +37,7 @@ SHOWN_TEXT = 100_000  # characters; a longer row is not kept
 
 def sampled(args: TrainArgs, folder: Path, workspace: Path, allowed: Sequence[Path] = EVERYWHERE) -> Inspection:
     """A look at some hundred rows of a run on the model in `folder`: all, when there are no more. Raises BoardError."""
-    survey = Survey(args, Subject.of(args, folder))
+    survey = Survey(args, fitness.subject(folder, args.model.template))
     entries = [sets.entries(args, names, workspace, allowed) for names in (args.data.train, args.data.validation)]
     train, held = ([_most(args, registry.count(entry).rows) for entry in chosen] for chosen in entries)
     if sum(train) + sum(held) <= READ_AT_ONCE:
@@ -59,10 +59,27 @@ def whole(
 ) -> Inspection:
     """A look at every row; `progress(done, total)` is called now and then. Raises BoardError."""
     found = sets.read(args, workspace, allowed)
-    survey = Survey(args, Subject.of(args, folder))
+    survey = Survey(args, fitness.subject(folder, args.model.template))
     survey.look(found.train, lambda done: progress(done, len(found.train)))
     survey.look(found.validation, held=True)
     return survey.result(len(found.train), len(found.validation), _leaks(args, found.train, found.validation))
+
+
+def ordered(args: TrainArgs, place: slice, workspace: Path, allowed: Sequence[Path] = EVERYWHERE) -> list[Row]:
+    """The rows to train on from `place.start` up to `place.stop`, in their order. Of large datasets those are shown
+    that stand there in the files, before any is held out or mixed. Raises BoardError."""
+    chosen = sets.entries(args, [*args.data.train, *args.data.validation], workspace, allowed)
+    if sum(_most(args, registry.count(entry).rows) for entry in chosen) <= READ_AT_ONCE:
+        return list(sets.read(args, workspace, allowed).train[place])
+    rows = chain.from_iterable(_head(entry, args.data.max_rows) for entry in chosen[: len(args.data.train)])
+    return list(islice(rows, place.start, place.stop))
+
+
+def numbered(args: TrainArgs, number: int, workspace: Path, allowed: Sequence[Path] = EVERYWHERE) -> list[Row]:
+    """The row of that number of each dataset that has one. Raises BoardError."""
+    chosen = sets.entries(args, args.data.train, workspace, allowed)
+    found = (next((row for row in registry.load(entry) if row.number >= number), None) for entry in chosen)
+    return [row for row in found if row and row.number == number]
 
 
 def _leaks(args: TrainArgs, train: Iterable[Row], held: Iterable[Row]) -> list[Finding]:
@@ -74,7 +91,7 @@ def _most(args: TrainArgs, rows: int) -> int:
     return rows if args.data.max_rows is None else min(rows, args.data.max_rows)
 
 
-def _head(entry: registry.Entry, rows: int) -> Iterator[Row]:
+def _head(entry: registry.Entry, rows: int | None) -> Iterator[Row]:
     return islice(registry.load(entry), rows)
 
 
@@ -146,9 +163,7 @@ class Survey:
         subject, said = self.subject, []
         for row in rows:
             try:
-                said.append(
-                    [locate(talk, subject.template, self.args.data.train_on) for talk in fitness.conversations(row)]
-                )
+                said.append(fitness.rendered(row, subject, self.args.data.train_on))
             except DataError as problem:
                 said.append(problem)
         texts = [talk.text for row in said if not isinstance(row, DataError) for talk in row]

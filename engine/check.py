@@ -12,10 +12,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from data import models, preflight, survey
-from data.fitness import Found, Subject
+from data import fitness, models, preflight, survey
+from data.fitness import Found
 from data.inspection import Inspection
-from data.mask import Tokens, tokenise
+from data.mask import Tokens, mark
 from engine.contract.args import AnyArgs, TrainArgs
 from engine.contract.errors import ArgsError, BoardError, Problem
 
@@ -68,7 +68,7 @@ def inspected(args: TrainArgs, workspace: Path) -> Inspection | None:
         nonlocal said
         if time.monotonic() - said > SAY_SECONDS:
             said = time.monotonic()
-            print(f"{done} of {total} rows", file=sys.stderr, flush=True)
+            print(f"{done:,} of {total:,} rows", file=sys.stderr, flush=True)
 
     return survey.whole(args, folder, workspace, progress=progress)
 
@@ -90,7 +90,7 @@ def _extra(args: AnyArgs) -> list[Problem]:
 def _said(found: Inspection, args: TrainArgs, workspace: Path) -> Iterator[str]:
     """What was found, as lines for a terminal."""
     yield (
-        f"Rows: {found.used:,} of {found.total:,} are trained, {found.held_out:,} are held out. "
+        f"Rows: {found.used:,} of {found.total:,} trained, {found.held_out:,} held out. "
         f"Tokens: {found.tokens:,}, {found.trained:,} of them trained."
     )
     yield ""
@@ -101,11 +101,13 @@ def _said(found: Inspection, args: TrainArgs, workspace: Path) -> Iterator[str]:
         if finding.rows:
             yield f"    {_places(finding)}"
     yield f"\nThe first rows; what stands between {TRAINED} and {READ} is trained:"
-    subject = Subject.of(args, models.find(args.model.path, workspace, args.model.revision).folder or Path())
+    folder = models.find(args.model.path, workspace, args.model.revision).folder or Path()
+    subject = fitness.subject(folder, args.model.template)
     for row in found.shown.get("first", [])[:FIRST]:
-        tokens = tokenise(row, subject.template, subject.tokenizer, args.data.train_on)
-        yield f"\n{Path(row.file).name}, row {row.number}, {len(tokens.ids):,} tokens\n"
-        yield marked(tokens, args.data.max_length)
+        for talk in fitness.rendered(row, subject, args.data.train_on):
+            tokens = mark(talk, subject.tokenizer.encode(talk.text), subject.tokenizer)
+            yield f"\n{Path(row.file).name}, row {row.number}, {len(tokens.ids):,} tokens\n"
+            yield marked(tokens, args.data.max_length)
     yield ""
 
 

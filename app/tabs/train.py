@@ -14,9 +14,10 @@ from typing import Any
 
 import gradio as gr
 
-from app import forecast, ledger, live, outlook, rows, runs
+from app import counting, forecast, ledger, live, outlook, runs
 from app.board import QUIET, Board
 from app.form import Form
+from app.look import RowsView
 from app.theme import Help, sentence_error
 from data import models, registry, render
 from engine.contract import auto, machine, text
@@ -25,9 +26,14 @@ from engine.contract.errors import BoardError
 
 TITLE = "Train"
 WATCH_SECONDS = 1.0
+COUNT_SECONDS = 1.0
 BASICS = (
     "method", "optim.learning_rate", "steps.epochs", "steps.max_steps", "steps.batch_size", "steps.accumulation",
     "data.max_length", "data.split", "model.dtype", "steps.seed",
+)  # fmt: skip
+ROWS_DEPEND_ON = (
+    "model.path", "model.template", "task.kind", "data.train", "data.fill", "data.train_on", "data.max_length",
+    "data.cut", "data.split",
 )  # fmt: skip
 AS_YOU_TYPE: dict[str, Any] = {**QUIET, "trigger_mode": "always_last"}
 # One at a time and in order, so that a slow first look never comes in over the answer to a later key.
@@ -39,6 +45,12 @@ SAVE = """watch('value', () => {
   link.download = name;
   link.click();
   URL.revokeObjectURL(link.href);
+})"""
+
+# A finding in the outlook leads to its rows.
+SHOW = """element.addEventListener('click', event => {
+  const link = event.target.closest('[data-show]');
+  if (link) trigger('select', {kind: link.dataset.show});
 })"""
 
 
@@ -75,13 +87,7 @@ class Train:
             form.field("data.train")
             self.data_line = gr.HTML(outlook.data_line((), None), padding=False)
             form.field("data.fill", elem_classes="tb-away")
-            with gr.Accordion("Look at rows", open=False, elem_id="train-rows", elem_classes="tb-more") as self.look:
-                self.seen = gr.HTML(elem_id="train-rows-seen", padding=False)
-                with gr.Row(elem_classes="tb-pager"):
-                    self.before = gr.Button("Earlier", size="sm", min_width=0)
-                    self.place = gr.HTML(padding=False)
-                    self.after = gr.Button("Later", size="sm", min_width=0)
-                self.page = gr.State(0)
+            self.look = RowsView(self.workspace, self.allowed, self._found)
         with gr.Column(elem_classes="tb-card"):
             with gr.Row(elem_classes="tb-choices"):
                 form.field("task.kind")
@@ -92,7 +98,7 @@ class Train:
     def _right(self) -> None:
         with gr.Column(elem_classes="tb-card", elem_id="train-plan") as self.plan:
             gr.HTML('<h2 class="tb-title">What will happen</h2>', padding=False)
-            self.outlook = gr.HTML(elem_id="train-outlook", padding=False, min_height=336)
+            self.outlook = gr.HTML(js_on_load=SHOW, elem_id="train-outlook", padding=False, min_height=336)
             with gr.Column(visible=False, elem_id="train-chat-holds") as self.holds:
                 gr.HTML(
                     '<p class="tb-muted">The chat holds the device; the run starts once it is unloaded.</p>',
@@ -132,26 +138,21 @@ class Train:
 
     def _connect(self) -> None:
         board, form = self.board, self.form
-        shown = [form.channel, self.model_line, self.data_line, self.outlook, self.start, self.holds]
-        inputs = form.inputs
+        inputs, look = form.inputs, self.look
+        self.counting = board.timer(COUNT_SECONDS)
+        shown = [form.channel, self.model_line, self.data_line, self.outlook, self.start, self.holds, *look.offers,
+                 self.counting]  # fmt: skip
+        given = [look.offered, look.which, *inputs]
         # `change` and not `input`, which gradio loses when a text box is filled at one stroke, as by pasting.
-        gr.on([field.change for field in inputs], self._changed, inputs, shown, **AS_YOU_TYPE, **IN_ORDER)
+        gr.on([field.change for field in inputs], self._changed, given, shown, **AS_YOU_TYPE, **IN_ORDER)
         offered = [form.components[key, ""] for key in ("model.path", "data.train")]
-        board.opens(self._refreshed, inputs, [*offered, *shown], **IN_ORDER)
-        board.moves(self._changed, inputs, shown, **IN_ORDER)
+        board.opens(self._refreshed, given, [*offered, *shown], **IN_ORDER)
+        board.moves(self._changed, given, shown, **IN_ORDER)
         form.components["model.path", ""].change(self._choices, inputs, form.dropdowns, **AS_YOU_TYPE)
 
-        rows_shown = [self.seen, self.place, self.page]
-        self.look.expand(self._rows, [self.page, *inputs], rows_shown, **QUIET)
-        for button, step in ((self.before, -1), (self.after, 1)):
-            button.click(
-                lambda page, *values, step=step: self._rows(page + step, *values),
-                [self.page, *inputs],
-                rows_shown,
-                **QUIET,
-            )
-        watched = [form.components[key, ""] for key in ("model.path", "data.train", "data.fill", "data.train_on")]
-        gr.on([field.change for field in watched], self._rows, [self.page, *inputs], rows_shown, **AS_YOU_TYPE)
+        self.look.connect(inputs, self.outlook)
+        self.look.refreshes([form.components[key, ""] for key in ROWS_DEPEND_ON], inputs)
+        self.counting.tick(self._counted, given, shown, **QUIET, **IN_ORDER)
 
         clock = board.timer(WATCH_SECONDS)
         swap = [self.plan, self.live_card]
@@ -164,7 +165,7 @@ class Train:
         clock.tick(self._tick, [board.watched, self.view.watch], [*self.view.outputs, clock], **QUIET)
         self.view.connect(board.watched)
         self.again.click(lambda: "", None, board.watched, **QUIET)
-        self.unload.click(self._unload, inputs, shown, **QUIET, **IN_ORDER)
+        self.unload.click(self._unload, given, shown, **QUIET, **IN_ORDER)
 
         self.preview.click(self._preview, inputs, [self.previewed, self.yaml, self.command, self.said], **QUIET)
         self.save.click(self._save, inputs, [self.saved, self.said], **QUIET)
@@ -192,12 +193,15 @@ class Train:
         offered = self._offered()
         return [gr.Dropdown(offered["models"]), gr.Dropdown(offered["datasets"]), *self._changed(*values)]
 
-    def _choices(self, *values: Any) -> Any:
+    def _found(self, values: Sequence[Any]) -> forecast.Forecast | None:
         args, _ = self.form.checked(values)
-        found = forecast.look(args, self.workspace, self.allowed) if args else None
+        return forecast.look(args, self.workspace, self.allowed) if args else None
+
+    def _choices(self, *values: Any) -> Any:
+        found = self._found(values)
         return self.form.relabelled(found.args if found else None)
 
-    def _changed(self, *values: Any) -> list[Any]:
+    def _changed(self, offered: Any, which: str, *values: Any, counted: str = "") -> list[Any]:
         """Everything that follows from what the form holds; called on every key."""
         args, problems = self.form.checked(values)
         found = forecast.look(args, self.workspace, self.allowed) if args else None
@@ -216,10 +220,19 @@ class Train:
             ),
             self._model_line(content["model"]),
             outlook.data_line(chosen, found),
-            outlook.wrong(words) if words else outlook.outlook(found) if found else "",
-            gr.Button("Queue" if busy else "Start", interactive=not problems),
+            outlook.wrong(words) if words else outlook.outlook(found, counted) if found else "",
+            gr.Button(outlook.start(found, busy), interactive=not words and bool(found and found.may_start)),
             gr.Column(visible=serving),
+            *self.look.offer(found, offered, which),
+            gr.Timer(active=bool(found and found.question and not words)),
         ]  # fmt: skip
+
+    def _counted(self, offered: Any, which: str, *values: Any) -> list[Any]:
+        """While the page shows a sample: see to it that all rows are counted, and say how far that is."""
+        found, counted = self._found(values), ""
+        if found and found.question and not found.problems:
+            counted = counting.ask(found.question, found.args, self.workspace)
+        return self._changed(offered, which, *values, counted=counted)
 
     def _model_line(self, model: dict[str, Any]) -> str:
         """The line under the model, whatever is wrong with other fields."""
@@ -244,21 +257,11 @@ class Train:
             fill |= entry.fill
         return chosen, fill
 
-    def _rows(self, page: int, *values: Any) -> list[Any]:
-        args, problems = self.form.checked(values)
-        if args is None:
-            return [sentence_error("The rows cannot be shown yet.", str(problems[0])), "", page]
-        try:
-            seen, page, count = rows.pages(args, self.workspace, self.allowed, page)
-        except BoardError as problem:
-            return [sentence_error(problem.text, problem.hint), "", 0]
-        return [seen, f'<span class="tb-muted">page {page + 1:,} of {count:,}</span>', page]
-
     def _start(self, *values: Any) -> list[Any]:
         try:
             args = self._usable(values)
             found = forecast.look(args, self.workspace, self.allowed)
-            rows = found.rows.sequences if found.rows and not found.rows.sampled else 0
+            rows = found.rows.sequences if found.rows and found.rows.exact else 0
             run = runs.start_training(self.workspace, args, rows=rows, allowed=self.allowed)
         except BoardError as problem:
             return [*(gr.skip() for _ in range(4)), sentence_error(problem.text, problem.hint)]

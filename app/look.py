@@ -1,0 +1,111 @@
+"""Look at rows: how long they are, and how the model reads them, as a part of the Train tab.
+
+What is shown is `app.rows` and `app.histogram`: here it is laid out and connected. Which rows are shown stands in the
+components alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from app import rows
+from app.board import QUIET
+from app.forecast import Forecast
+from app.form import PLAIN
+from app.histogram import histogram
+from app.theme import sentence_error
+from engine.contract.errors import BoardError
+
+Forecasting = Callable[[Sequence[Any]], "Forecast | None"]
+"""From the values of the form to what will happen; None while the form holds something impossible."""
+IN_SIGHT = "() => document.getElementById('train-rows').scrollIntoView({block: 'nearest', behavior: 'smooth'})"
+
+
+class RowsView:
+    """The components and their events. Build it inside the page; then `connect` it to the form."""
+
+    def __init__(self, workspace: Path, allowed: Sequence[Path], forecast: Forecasting) -> None:
+        self.workspace, self.allowed, self.forecast = workspace, allowed, forecast
+        with gr.Accordion("Look at rows", open=False, elem_id="train-rows", elem_classes="tb-more") as self.whole:
+            self.lengths = gr.HTML(elem_id="train-lengths", padding=False, min_height=168)
+            with gr.Row(elem_classes="tb-pager"):
+                self.which = gr.Dropdown(
+                    rows.choices(None), value=rows.ORDER, label="Rows", elem_id="train-rows-which", container=False,
+                    interactive=True, min_width=240,
+                )  # fmt: skip
+                self.number = gr.Textbox(
+                    placeholder="row number", label="Row number", elem_id="train-rows-number", container=False,
+                    min_width=110, html_attributes=PLAIN,
+                )  # fmt: skip
+                self.before = gr.Button("Earlier", size="sm", min_width=0, elem_id="train-rows-before")
+                self.place = gr.HTML(padding=False)
+                self.after = gr.Button("Later", size="sm", min_width=0, elem_id="train-rows-after")
+            gr.HTML(rows.LEGEND, padding=False)
+            self.seen = gr.HTML(elem_id="train-rows-seen", padding=False)
+            self.page = gr.State(0)
+            self.offered = gr.State(rows.choices(None))
+
+    @property
+    def offers(self) -> list[Any]:
+        """What `offer` gives values for."""
+        return [self.lengths, self.which, self.offered]
+
+    def offer(self, found: Forecast | None, offered: Sequence[tuple[str, str]], which: str) -> list[Any]:
+        """The lengths, and the choice of rows where it has become another one."""
+        choices = rows.choices(found)
+        lengths = histogram(found.rows) if found and found.rows else ""
+        if [tuple(choice) for choice in offered] == choices:
+            return [lengths, gr.skip(), gr.skip()]
+        kept = which if which in dict(map(reversed, choices)) else rows.ORDER
+        return [lengths, gr.Dropdown(choices, value=kept), choices]
+
+    def connect(self, inputs: Sequence[Any], outlook: gr.HTML) -> None:
+        """inputs: the form; outlook: where findings stand, whose `select` brings the kind of one to look at."""
+        asked, shown = [self.page, self.which, self.number, *inputs], [self.seen, self.place, self.page]
+        self.whole.expand(self._show, asked, shown, **QUIET)
+        self.which.input(lambda: [0, ""], None, [self.page, self.number], **QUIET).then(
+            self._show, asked, shown, **QUIET
+        )
+        latest: dict[str, Any] = {**QUIET, "trigger_mode": "always_last"}
+        self.number.change(self._show, asked, shown, **latest)
+        for button, step in ((self.before, -1), (self.after, 1)):
+            button.click(
+                lambda page, which, number, *values, step=step: self._show(page + step, which, number, *values),
+                asked,
+                shown,
+                **QUIET,
+            )
+        outlook.select(self._reveal, inputs, [self.whole, self.which, self.number, *shown], **QUIET).then(
+            None, None, None, js=IN_SIGHT
+        )
+
+    def refreshes(self, fields: Sequence[Any], inputs: Sequence[Any]) -> None:
+        """Show the rows afresh when one of these fields changes."""
+        asked, shown = [self.page, self.which, self.number, *inputs], [self.seen, self.place, self.page]
+        gr.on([field.change for field in fields], self._show, asked, shown, **QUIET, trigger_mode="always_last")
+
+    def _reveal(self, picked: gr.EventData, *values: Any) -> list[Any]:
+        """Somebody wants to see the rows of a finding."""
+        which = str(picked.kind)
+        choices = rows.choices(self.forecast(values))
+        return [gr.Accordion(open=True), gr.Dropdown(choices, value=which), "", *self._show(0, which, "", *values)]
+
+    def _show(self, page: int, which: str, number: str | None, *values: Any) -> list[Any]:
+        found = self.forecast(values)
+        if found is None:
+            return [sentence_error("The rows cannot be shown yet.", "Mend the fields that are marked."), "", page]
+        if found.problems:
+            return [sentence_error("The rows cannot be shown yet.", found.problems[0].text), "", page]
+        row = (number or "").strip().replace(",", "")
+        try:
+            if row and not (row.isdecimal() and int(row)):
+                raise BoardError(f"{number!r} is no row number.", "Write a number from 1 on.")
+            seen = rows.page(found, self.workspace, self.allowed, which, page, int(row or 0))
+        except BoardError as problem:
+            return [sentence_error(problem.text, problem.hint), "", 0]
+        place = f'<span class="tb-muted">page {seen.number + 1:,} of {seen.pages:,}</span>'
+        return [seen.html, place, seen.number]
