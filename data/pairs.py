@@ -83,18 +83,28 @@ class Pairs:
                     kept.append((row, sides))
             except DataError as problem:
                 report.refuse(problem)
-        return Batch(_columns(kept), report)
+        return Batch(self.columns(kept), report)
+
+    def located(self, row: Row) -> list[Rendered]:
+        talks = [replace(row, messages=[*row.messages, *(said or [])]) for said in (row.chosen, row.rejected)]
+        return [locate(talk, self.template, since=len(row.messages)) for talk in talks]
+
+    def whole(self, row: Row, ids: Sequence[int]) -> bool:
+        """Whether the cut left what must not be cut: here, anything may be."""
+        return True
+
+    def columns(self, kept: Sequence[tuple[Row, list[Side]]]) -> pa.RecordBatch:
+        columns: dict[str, pa.Array] = {}
+        for place, name in enumerate(("chosen", "rejected")):
+            columns[f"{name}_ids"], columns[f"{name}_labels"] = labelled([sides[place] for _, sides in kept])
+        return pa.RecordBatch.from_pydict({**columns, **places([row for row, _ in kept])})
 
     def _rendered(self, row: Row) -> tuple[Row, list[Rendered] | DataError]:
         try:
             row = suited(row, ("preference",), self.thoughts)
-            return row, self._located(row)
+            return row, self.located(row)
         except DataError as problem:
             return row, problem
-
-    def _located(self, row: Row) -> list[Rendered]:
-        talks = [replace(row, messages=[*row.messages, *(said or [])]) for said in (row.chosen, row.rejected)]
-        return [locate(talk, self.template, since=len(row.messages)) for talk in talks]
 
     def _views(self, said: Sequence[Rendered], encoded: Sequence[Encoded]) -> list[View]:
         return [
@@ -103,7 +113,7 @@ class Pairs:
         ]
 
     def _again(self, row: Row) -> list[View]:
-        said = self._located(row)
+        said = self.located(row)
         return self._views(said, [self.tokenizer.encode(side.text) for side in said])
 
     def _cut(self, row: Row, views: Sequence[View], report: Report) -> list[Side]:
@@ -116,7 +126,8 @@ class Pairs:
             report.cut_rows += 1
             kept = shortened(row, views, self.max_length, self.cut, self._again)
             sides, lost = kept.sides, kept.lost
-        if not sides or not all(any(last > 1 for _, last in stretches) for _, stretches in sides):
+        taught = all(any(last > 1 for _, last in stretches) for _, stretches in sides)
+        if not sides or not taught or not all(self.whole(row, ids) for ids, _ in sides):
             report.drop(row.number)
             report.lose(*(part for part in lost if part == "row"))
             return []
@@ -146,10 +157,3 @@ def prepare_pairs(
     maker = Pairs(template, tokenizer, **options)
     found = reported(batches(rows, maker, workers), report, skip=maker.skip)
     return PreparedPairs([Pair(*fields) for batch in found for fields in records(batch)], report)
-
-
-def _columns(kept: Sequence[tuple[Row, list[Side]]]) -> pa.RecordBatch:
-    columns: dict[str, pa.Array] = {}
-    for place, name in enumerate(("chosen", "rejected")):
-        columns[f"{name}_ids"], columns[f"{name}_labels"] = labelled([sides[place] for _, sides in kept])
-    return pa.RecordBatch.from_pydict({**columns, **places([row for row, _ in kept])})

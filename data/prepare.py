@@ -89,14 +89,25 @@ class Examples:
                 kept += [(row, ids, stretches) for ids, stretches in pieces(row, said, tokens, report)]
             except DataError as problem:
                 report.refuse(problem)
-        return Batch(_columns(kept), report)
+        return Batch(self.columns(kept), report)
+
+    def located(self, row: Row) -> Rendered:
+        return locate(row, self.template, self.train_on)
+
+    def whole(self, row: Row, ids: Sequence[int]) -> bool:
+        """Whether the cut left what must not be cut: here, anything may be."""
+        return True
+
+    def columns(self, kept: Sequence[tuple[Row, list[int], Stretches]]) -> pa.RecordBatch:
+        ids, labels = labelled([(ids, stretches) for _, ids, stretches in kept])
+        return pa.RecordBatch.from_pydict({"input_ids": ids, "labels": labels, **places([row for row, _, _ in kept])})
 
     def _rendered(self, row: Row) -> tuple[Row, Rendered | DataError]:
         if row.kind == "text":
             return row, Rendered(row.text or "", [])
         try:
             row = suited(row, ("conversation",), self.thoughts)
-            return row, locate(row, self.template, self.train_on)
+            return row, self.located(row)
         except DataError as problem:
             return row, problem
 
@@ -110,7 +121,7 @@ class Examples:
             report.cut_rows += 1
             kept = shortened(row, [view], self.max_length, self.cut, self._again)
             (ids, stretches), lost = kept.sides[0] if kept.sides else ([], []), kept.lost
-        if not (trained := _trained(stretches)):
+        if not (trained := _trained(stretches)) or not self.whole(row, ids):
             report.drop(row.number)
             report.lose(*(part for part in lost if part == "row"))
             return
@@ -121,7 +132,7 @@ class Examples:
         yield ids, stretches
 
     def _again(self, row: Row) -> list[View]:
-        said = locate(row, self.template, self.train_on)
+        said = self.located(row)
         tokens = self.tokenizer.encode(said.text)
         return [View(said, tokens, *learnt(said, tokens, self.tokenizer))]
 
@@ -222,11 +233,6 @@ def _count(report: Report, ids: Sequence[int], trained: int) -> None:
     report.examples += 1
     report.tokens += len(ids)
     report.trained_tokens += trained
-
-
-def _columns(kept: Sequence[tuple[Row, list[int], Stretches]]) -> pa.RecordBatch:
-    ids, labels = labelled([(ids, stretches) for _, ids, stretches in kept])
-    return pa.RecordBatch.from_pydict({"input_ids": ids, "labels": labels, **places([row for row, _, _ in kept])})
 
 
 def labelled(sides: Sequence[tuple[list[int], Stretches]]) -> tuple[pa.ListArray, pa.ListArray]:
