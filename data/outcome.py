@@ -58,6 +58,7 @@ class Report:
         for name in ("rows", "rows_used", "examples", "tokens", "trained_tokens", "cut_rows", "cut_ends", "open_rows",
                      "divided", "dropped", "alike", "refused"):  # fmt: skip
             setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.template = self.template or other.template
         self.longest = max(self.longest, other.longest)
         for part, rows in other.lost.items():
             self.lost[part] = self.lost.get(part, 0) + rows

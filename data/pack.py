@@ -6,9 +6,15 @@ Knows only lengths and token ids; the model must separate the rows by their posi
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
+import numpy as np
+import pyarrow as pa
+
+from data.batches import CHUNK, Batch, arrow
+from data.outcome import Report
 from data.prepare import UNTRAINED, Example
 
 
@@ -63,3 +69,27 @@ def packed(examples: Sequence[Example], capacity: int) -> list[Packed]:
             )
         )
     return sequences
+
+
+def sequences(
+    ids: Sequence[np.ndarray], labels: Sequence[np.ndarray], lengths: np.ndarray, capacity: int, done: Report
+) -> Iterator[Batch]:
+    """As `packed`, for rows that are not held in memory: columns of sequences, behind those that `done` counts.
+
+    `ids[i]` and `labels[i]` are arrays of `lengths[i]` numbers; they are read twice in all: their lengths, and once
+    each. In the report a sequence is a row.
+    """
+    bins = best_fit(lengths.tolist(), capacity)
+    for start in range(done.rows, len(bins), CHUNK):
+        chosen = bins[start : start + CHUNK]
+        rows = list(chain.from_iterable(chosen))
+        laid = [labels[row].copy() for row in rows]
+        for one in laid:
+            one[:1] = UNTRAINED
+        bounds = np.cumsum([0, *(lengths[one].sum() for one in chosen)], dtype=np.int32)
+        positions = [np.arange(lengths[row], dtype=np.int32) for row in rows]
+        columns = {"input_ids": [ids[row] for row in rows], "labels": laid, "position_ids": positions}
+        report = Report("", rows=len(chosen), rows_used=len(chosen), examples=len(chosen), tokens=int(bounds[-1]))
+        done.add(report)
+        arrays = {name: arrow(np.concatenate(parts), bounds) for name, parts in columns.items()}
+        yield Batch(pa.RecordBatch.from_pydict(arrays), report)

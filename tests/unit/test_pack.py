@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from data.pack import best_fit, packed
+from data.batches import records
+from data.outcome import Report
+from data.pack import best_fit, packed, sequences
 from data.prepare import UNTRAINED, Example
 
 LENGTHS = some.lists(some.integers(0, 64), max_size=60)
@@ -63,3 +66,15 @@ def test_positions_restart_and_no_loss_crosses_a_border():
     assert sequence.position_ids == [0, 1, 2, 0, 1, 0]
     assert sequence.labels == [UNTRAINED, 2, 3, UNTRAINED, 5, UNTRAINED]
     assert len(packed(rows, 3)) == 2
+
+
+@given(some.lists(some.integers(1, 64), min_size=1, max_size=60), some.integers(0, 3))
+def test_sequences_out_of_columns_are_those_out_of_rows(lengths, done):
+    rows = [Example(list(range(n)), [UNTRAINED, *range(1, n)][:n], number, "a") for number, n in enumerate(lengths, 1)]
+    ids, labels = ([np.array(one, np.int32) for one in column] for column in (
+        [row.input_ids for row in rows], [row.labels for row in rows]))  # fmt: skip
+    found = packed(rows, 64)[done:]
+    report = Report("", rows=done)
+    made = [fields for batch in sequences(ids, labels, np.array(lengths), 64, report) for fields in records(batch)]
+    assert made == [(one.input_ids, one.labels, one.position_ids) for one in found]
+    assert report.rows == done + len(found)
