@@ -9,18 +9,19 @@ It lays out and connects; the rows are `app.dataset`, the drawings `app.table` a
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
 
-from app import dataset, table, turns
+from app import dataset, editor, table, turns
 from app.board import QUIET, Board
 from app.dataset import Window
 from app.table import EVERYTHING, Line, Query
 from app.theme import Help, empty, sentence_error
-from engine.contract.errors import BoardError
+from engine.contract.errors import BoardError, DataError
 
 AS_YOU_TYPE: dict[str, Any] = {**QUIET, "trigger_mode": "always_last"}
 NOTHING = ("No dataset is open", "Choose one above, or press Add data: a file, pasted rows, an address or a hub's id.")
@@ -57,6 +58,7 @@ class Browser:
     def __init__(self, board: Board) -> None:
         self.board = board
         self.seen = gr.State(Seen())
+        self.touched = gr.State(0)  # when a row was last changed
         with gr.Row(elem_classes="data-bar"):
             self.words = gr.Textbox(placeholder="words", label="Search", elem_id="data-words", min_width=140)
             self.keep = gr.Dropdown([("All rows", EVERYTHING)], value=EVERYTHING, label="Show", elem_id="data-keep",
@@ -79,10 +81,22 @@ class Browser:
                 self.previous = gr.Button("Previous", size="sm", min_width=0, elem_id="data-previous")
                 self.head = gr.HTML(elem_id="data-row-head", padding=False)
                 self.next = gr.Button("Next", size="sm", min_width=0, elem_id="data-next")
+                self.edit = gr.Button("Edit", size="sm", min_width=0, elem_id="data-edit")
+                self.exclude = gr.Button("Exclude", size="sm", min_width=0, elem_id="data-exclude")
+                self.restore = gr.Button("Restore", size="sm", min_width=0, elem_id="data-restore", visible=False)
+            self.said = gr.HTML(elem_id="data-row-said", elem_classes="data-said", padding=False)
             self.talk = gr.HTML(elem_id="data-talk", padding=False)
+            with gr.Column(visible=False, elem_id="data-editor") as self.editor:
+                self.text = gr.Code(label="The row as it is to be", language="yaml", elem_id="data-text", max_lines=24,
+                                    wrap_lines=True)  # fmt: skip
+                with gr.Row(elem_classes="tb-pager"):
+                    self.keep_edit = gr.Button("Keep this", variant="primary", size="sm", min_width=0,
+                                               elem_id="data-keep-edit")  # fmt: skip
+                    self.leave = gr.Button("Leave it as it was", size="sm", min_width=0)
         self.shown = [
             self.seen, self.tabled, self.table, self.place, self.before, self.after, self.first, self.further,
-            self.opened, self.head, self.talk, self.previous, self.next,
+            self.opened, self.head, self.talk, self.previous, self.next, self.exclude, self.restore, self.said,
+            self.editor,
         ]  # fmt: skip
 
     def connect(self, draft: gr.State) -> None:
@@ -101,6 +115,15 @@ class Browser:
         }
         for button, move in moves.items():
             button.click(self._moved(move), self.asked, self.shown, **QUIET)
+
+        here = self.asked[:2]
+        edited = [self.touched, self.said]
+        self.edit.click(self._edit, here, [self.text, self.editor, self.talk, self.said], **QUIET)
+        self.leave.click(self.drawn, self.asked, self.shown, **QUIET)
+        self.keep_edit.click(self._keep, [*here, self.text], edited, **QUIET)
+        self.exclude.click(self._exclude, here, edited, **QUIET)
+        self.restore.click(self._restore, here, edited, **QUIET)
+        self.touched.change(self.drawn, self.asked, self.shown, **QUIET)
 
     def drawn(self, draft: str, seen: Seen, *query: Any) -> list[Any]:
         """The table, or the row that is open."""
@@ -126,12 +149,14 @@ class Browser:
             gr.Button(visible=looked.window.start > 0),
             gr.Button(visible=looked.window.more),
             gr.Column(visible=line is not None),
-            *(_row(line, looked.found) if line else [gr.skip()] * 4),
+            *(_row(line, looked.found) if line else [gr.skip()] * 6),
+            "",
+            gr.Column(visible=False),
         ]
 
     def _nothing(self, seen: Seen, said: str) -> list[Any]:
         still = [gr.Button(interactive=False), gr.Button(interactive=False), gr.skip(), gr.skip()]
-        return [seen, gr.Column(visible=True), said, "", *still, gr.Column(visible=False), *([gr.skip()] * 4)]
+        return [seen, gr.Column(visible=True), said, "", *still, gr.Column(visible=False), *([gr.skip()] * 8)]
 
     def _moved(self, move: Callable[[Seen, Looked], Seen]) -> Callable[..., list[Any]]:
         """What to do when somebody goes elsewhere: `move` takes the place and what is found there."""
@@ -153,6 +178,41 @@ class Browser:
             seen = replace(seen, page=0, order=value, down=seen.order == value and not seen.down)
         return self._drawn(draft, seen, query)
 
+    def _edit(self, draft: str, seen: Seen) -> list[Any]:
+        try:
+            line = _line(draft, seen)
+        except BoardError as problem:
+            return [gr.skip(), gr.skip(), gr.skip(), sentence_error(problem.text, problem.hint)]
+        return [editor.written(line.row.record()), gr.Column(visible=True), gr.HTML(visible=False), ""]
+
+    def _keep(self, draft: str, seen: Seen, text: str) -> list[Any]:
+        def kept() -> None:
+            dataset.patch(dataset.entry(draft)).edit(_line(draft, seen).row, editor.read(text))
+
+        return _change(kept)
+
+    def _exclude(self, draft: str, seen: Seen) -> list[Any]:
+        return _change(lambda: dataset.patch(dataset.entry(draft)).exclude([_line(draft, seen).row]))
+
+    def _restore(self, draft: str, seen: Seen) -> list[Any]:
+        return _change(lambda: dataset.patch(dataset.entry(draft)).restore([seen.opened]))
+
+
+def _change(act: Callable[[], Any]) -> list[Any]:
+    """Does it; then the time of the change and no words, or no change and the words why not."""
+    try:
+        act()
+    except BoardError as problem:
+        return [gr.skip(), sentence_error(problem.text, problem.hint)]
+    return [time.time_ns(), ""]
+
+
+def _line(draft: str, seen: Seen) -> Line:
+    line = dataset.window(dataset.entry(draft), seen.start).line(seen.opened) if draft else None
+    if line is None:
+        raise DataError("this row is not there any more.", "Go back to the table.")
+    return line
+
 
 def look(draft: str, seen: Seen, words: str, keep: str, length: str) -> Looked | None:
     """What the query finds, or None when no dataset is open. Raises BoardError."""
@@ -160,7 +220,8 @@ def look(draft: str, seen: Seen, words: str, keep: str, length: str) -> Looked |
         return None
     query = Query(words or "", keep or EVERYTHING, *table.lengths(length), seen.order, seen.down)
     window = dataset.window(dataset.entry(draft), seen.start)
-    return Looked(window, table.chosen(window.lines, query), query)
+    named = {mark: found.rows for mark, found in dataset.known(window).items()}
+    return Looked(window, table.chosen(list(table.marked(window.lines, named)), query), query)
 
 
 def _turned(seen: Seen, found: list[Line], *, before: bool) -> Seen:
@@ -187,7 +248,9 @@ def _row(line: Line, found: list[Line]) -> list[Any]:
     head = f'<b>Row {line.number:,}</b> <span class="tb-muted">{where}</span> {table.marks(line)}'
     return [
         f'<span class="data-row-head">{head}</span>',
-        turns.conversation(line.row),
+        gr.HTML(turns.conversation(line.row), visible=True),
         gr.Button(interactive=bool(before)),
         gr.Button(interactive=bool(after)),
+        gr.Button(visible=not line.excluded),
+        gr.Button(visible=line.excluded or line.edited),
     ]

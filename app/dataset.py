@@ -1,38 +1,58 @@
 """The dataset that is open in the Data tab: a window of its rows in memory, never all of a large file.
 
-Reads through the registry, so that what is seen is what is trained; it knows no widget and writes nothing.
+Reads and patches as training does, but shows excluded rows too, and goes on past those that cannot be read. It knows no
+widget.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
+from typing import Any, get_args
 
 from app.table import Line
-from data import registry
+from data import files, findings, formats, registry
 from data.conversation import Row
+from data.finding import Finding
+from data.formats import LOOKED_AT, Mapping
+from data.mapping import Role
+from data.patch import Patch
 from data.registry import Entry
 from engine.contract.errors import DataError
 
 ROWS = 20_000  # rows in one window
 CHARACTERS = 64_000_000  # of text in one window, whichever is reached first
-SKIPPED = 1_000  # rows that cannot be read, of which the words are kept
+WINDOWS = 4  # in memory at once, of all that look at the page
+KEPT = 200  # rows that cannot be read, of which the sentence is kept
+
+Stamp = tuple[tuple[str, int, int], ...]
+
+
+class Skipped(list[DataError]):
+    """The first problems of many, and how many there are."""
+
+    total = 0
+
+    def append(self, problem: DataError) -> None:
+        self.total += 1
+        if len(self) < KEPT:
+            super().append(problem)
 
 
 @dataclass(frozen=True)
 class Window:
     """Rows that are held in memory. `start` rows of the dataset come before them; `more` says whether any come after.
 
-    skipped: the rows up to the window's end that cannot be read, each with its sentence.
+    skipped: what cannot be read up to the window's end.
     """
 
     lines: tuple[Line, ...]
     start: int
     more: bool
-    skipped: tuple[DataError, ...] = ()
+    skipped: Skipped
 
     @property
     def end(self) -> int:
@@ -48,42 +68,153 @@ class Window:
         return (line.row for line in self.lines if not line.excluded)
 
 
+@dataclass(frozen=True)
+class Head:
+    """The first records as the file has them, and how they are read: what was stated, and what was recognised."""
+
+    records: tuple[files.Read, ...]
+    mapping: Mapping
+
+
 def entry(draft: str) -> Entry:
     """The entry that a page keeps as JSON."""
     return Entry.model_validate_json(draft)
 
 
+def patch(entry: Entry) -> Patch:
+    """What a person has changed in the dataset. Raises DataError where nothing can be kept."""
+    if entry.patch is None:
+        raise DataError("changes to this dataset cannot be kept.", "Save it to the list of datasets first.")
+    return Patch.of(entry.patch)
+
+
+def head(entry: Entry) -> Head:
+    """The first records. Raises DataError when the dataset cannot be read, or follows no format."""
+    found = records(entry)
+    return Head(found, formats.settled(entry.mapping, [one.record for one in found], entry.path))
+
+
+def records(entry: Entry) -> tuple[files.Read, ...]:
+    """The first records, whatever they mean."""
+    return _records(entry.path, _stamp(entry.path))
+
+
+@lru_cache(maxsize=8)
+def _records(path: Path, changed: Stamp) -> tuple[files.Read, ...]:
+    skipped: list[DataError] = []
+    found = tuple(islice(files.read(path, skipped), LOOKED_AT))
+    if not found and skipped:
+        raise skipped[0]
+    return found
+
+
 def window(entry: Entry, start: int = 0) -> Window:
     """Up to `ROWS` rows after the first `start`. Raises DataError when the dataset cannot be read as described."""
-    return _window(entry.model_dump_json(), start, stamp(entry))
+    read = entry.model_copy(update={"patch": None})
+    patched = _stamp(entry.patch) if entry.patch and entry.patch.exists() else ()
+    return _patched(read.model_dump_json(), start, _stamp(entry.path), entry.patch, patched)
 
 
-@lru_cache(maxsize=4)
-def _window(said: str, start: int, changed: object) -> Window:
-    entry = Entry.model_validate_json(said)
-    lines: list[Line] = []
+@lru_cache(maxsize=WINDOWS)
+def _patched(said: str, start: int, changed: Stamp, patch: Path | None, patched: Stamp) -> Window:
+    read, more, skipped = _read(said, start, changed)
+    if patch is None:
+        return Window(tuple(map(Line, read)), start, more, skipped)
+    marked = Patch.of(patch).marked(read)
+    lines = tuple(Line(row, state == "edited", state == "excluded") for row, state in marked)
+    return Window(lines, start, more, skipped)
+
+
+@lru_cache(maxsize=2)
+def _read(said: str, start: int, changed: Stamp) -> tuple[list[Row], bool, Skipped]:
+    described = entry(said)
+    skipped = Skipped()
+    rows = registry.original(described, skipped)
+    kept: list[Row] = []
     characters = 0
-    rows = iter(registry.load(entry))
     for row in islice(rows, start, None):
-        lines.append(Line(row))
-        characters += lines[-1].characters
-        if len(lines) == ROWS or characters > CHARACTERS:
+        kept.append(row)
+        characters += Line(row).characters
+        if len(kept) == ROWS or characters > CHARACTERS:
             break
-    return Window(tuple(lines), start, next(rows, None) is not None)
+    return kept, next(rows, None) is not None, skipped
 
 
-def stamp(entry: Entry) -> tuple[tuple[str, int, int], ...]:
-    """Changes whenever the files of the dataset do. Raises DataError when they are gone."""
-    return tuple(_state(path) for path in _files(entry.path))
+def look(entry: Entry, start: int = 0) -> dict[str, Finding]:
+    """What is wrong or odd in the window, and the changes that are not made because the file is another now."""
+    shown = window(entry, start)
+    found = findings.look(row.filled(entry.fill) for row in shown.rows)
+    if entry.patch and entry.patch.exists() and not start and not shown.more:
+        unpatched = entry.model_copy(update={"patch": None})
+        found = [*Patch.of(entry.patch).stale(_read(unpatched.model_dump_json(), 0, _stamp(entry.path))[0]), *found]
+    _looked[id(shown)] = (shown, _marks(found))
+    while len(_looked) > WINDOWS:
+        del _looked[next(iter(_looked))]
+    return known(shown)
 
 
-def _files(path: Path) -> Sequence[Path]:
-    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+def known(shown: Window) -> dict[str, Finding]:
+    """What has been found in the window, by the word that marks its rows; nothing when nobody has looked yet."""
+    return _looked.get(id(shown), (shown, {}))[1]
 
 
-def _state(path: Path) -> tuple[str, int, int]:
+_looked: dict[int, tuple[Window, dict[str, Finding]]] = {}  # holds the window, so that its id stays its own
+
+
+def _marks(found: list[Finding]) -> dict[str, Finding]:
+    """Findings by their kind in words; of a kind that comes twice, the second has a number."""
+    marks: dict[str, Finding] = {}
+    for one in found:
+        word, more = one.kind.replace("_", " "), 2
+        while (mark := word if word not in marks else f"{word} {more}") in marks:
+            more += 1
+        marks[mark] = one
+    return marks
+
+
+def mend(entry: Entry, start: int, mark: str) -> None:
+    """Makes the change that the finding called `mark` offers. Raises BoardError."""
+    shown = window(entry, start)
+    found = known(shown).get(mark)
+    if found is None or not found.fix:
+        raise DataError("this finding is not there any more.", "Look at the list again.")
+    findings.mend(found, patch(entry), shown.rows)
+
+
+def columns(found: Head) -> list[str]:
+    """Every column of the first records, in their order."""
+    return list(dict.fromkeys(str(name) for one in found.records for name in one.record))
+
+
+def speakers(found: Head) -> list[str]:
+    """The names of those who speak in the first records, where they are not the usual ones."""
+    form = formats.known(found.mapping.format)
+    named: dict[str, None] = {}
+    for field in form.fields:
+        if field.name != "role":
+            continue
+        for one in found.records:
+            values: Any = formats.Values(one.record, found.mapping, form.fields)
+            for turn in formats.objects(values(field.inside)) or []:
+                if (said := turn.get(values.key("role", turn))) is not None:
+                    named[str(said)] = None
+    return [name for name in named if name not in get_args(Role)]
+
+
+def keys(found: Head) -> list[str]:
+    """The names in the turns of the first records, for the fields that lie inside a conversation."""
+    form = formats.known(found.mapping.format)
+    inside = {field.inside for field in form.fields if field.inside}
+    values = [formats.Values(one.record, found.mapping, form.fields) for one in found.records]
+    turns = [turn for one in values for name in inside for turn in formats.objects(one(name)) or []]
+    return list(dict.fromkeys(str(name) for turn in turns for name in turn))
+
+
+def _stamp(path: Path) -> Stamp:
+    """Changes whenever the files do. Raises DataError when they are gone."""
+    below = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     try:
-        found = path.stat()
+        states = [(str(file), file.stat()) for file in below]
     except OSError:
         raise DataError("the file does not exist.", "Put it back, or choose another dataset.", file=path) from None
-    return str(path), found.st_mtime_ns, found.st_size
+    return tuple((name, state.st_mtime_ns, state.st_size) for name, state in states)

@@ -1,29 +1,39 @@
 """Data: any file in, its rows seen as a table and as conversations, what is wrong found and mended.
 
-The rows are browsed by `app.browse`: here the parts are laid out and connected. The user's file is never changed.
+The parts are `app.adding`, `app.mapped`, `app.keeping`, `app.browse` and `app.advice`: here they are laid out and
+connected, around one draft: the open dataset's entry, saved or not. The user's file is never changed.
 """
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from html import escape
 from typing import Any
 
 import gradio as gr
 
-from app import browse, dataset, table
+from app import advice, browse, dataset, keeping, mapped, table
 from app.board import QUIET, Board
 from app.browse import Browser, Seen
+from app.dataset import Head, Window
+from app.keeping import Keeping
+from app.mapped import Mapped
 from app.table import EVERYTHING
 from app.theme import Help, sentence_error
 from data import registry
+from data.formats import FORMATS
+from data.registry import Entry
 from engine.contract.errors import BoardError
 
 TITLE = "Data"
+PANELS = {"columns": "Columns", "keep": "Save and export"}
+NAMED = 30  # rows that cannot be read, of which the sentence is shown
 
 
 def help_texts() -> dict[str, Help]:
     """What the (i) of each field says."""
-    return {**browse.HELP}
+    return {**browse.HELP, **mapped.HELP, **keeping.HELP}
 
 
 def build(board: Board) -> None:
@@ -35,39 +45,71 @@ class Data:
 
     def __init__(self, board: Board) -> None:
         self.board, self.workspace, self.allowed = board, board.workspace, board.allowed
-        self.draft = gr.State("")  # the entry of the open dataset as JSON, saved or not
+        self.draft = gr.State("")  # the entry of the open dataset as JSON
         with gr.Column(elem_classes="tb-card", elem_id="data-top"):
-            with gr.Row(elem_classes="data-choose"):
-                self.choice = gr.Dropdown(self._offered(), value=None, label="Dataset", elem_id="data-choice",
-                                          allow_custom_value=True, min_width=320)  # fmt: skip
-                self.train = gr.Button("Train on this", variant="primary", min_width=0, elem_id="data-train")
-            self.headline = gr.HTML(elem_id="data-headline", padding=False)
-            self.said = gr.HTML(elem_id="data-said", padding=False)
+            self._top()
         with gr.Row(elem_classes="tb-columns"):
             with gr.Column(scale=3, min_width=560, elem_classes="tb-card", elem_id="data-rows"):
                 self.browser = Browser(board)
             with gr.Column(scale=1, min_width=300, elem_classes=["tb-card", "tb-sticky"], elem_id="data-side"):
-                gr.HTML('<h2 class="tb-title">Findings</h2>', padding=False)
+                with gr.Row(elem_classes="tb-card-top"):
+                    gr.HTML('<h2 class="tb-title">Findings</h2>', padding=False)
+                    self.undo = gr.Button("Undo", size="sm", min_width=0, visible=False, elem_id="data-undo")
                 self.findings = gr.HTML(
                     js_on_load="tuneboard.pressed(element, trigger)", elem_id="data-findings", padding=False
                 )
         self._connect()
 
+    def _top(self) -> None:
+        with gr.Row(elem_classes="data-choose"):
+            self.choice = gr.Dropdown(keeping.offered(self.workspace, self.allowed), value=None, label="Dataset",
+                                      elem_id="data-choice", allow_custom_value=True, min_width=260)  # fmt: skip
+            buttons = {name: gr.Button(title, min_width=0, elem_id=f"data-to-{name}") for name, title in PANELS.items()}
+            self.train = gr.Button("Train on this", variant="primary", min_width=0, elem_id="data-train")
+        self.said = gr.HTML(elem_id="data-said", elem_classes="data-said", padding=False)
+        self.headline = gr.HTML(elem_id="data-headline", padding=False)
+        panels = {}
+        self.panel = gr.State("")  # the one that is open
+        with gr.Column(visible=False, elem_id="data-columns", elem_classes="data-panel") as panels["columns"]:
+            self.mapped = Mapped()
+        with gr.Column(visible=False, elem_id="data-keeping", elem_classes="data-panel") as panels["keep"]:
+            self.keeping = Keeping(self.board)
+        for name, button in buttons.items():
+            button.click(lambda now, name=name: "" if now == name else name, self.panel, self.panel, **QUIET)
+        self.panel.change(
+            lambda now: [gr.Column(visible=name == now) for name in panels], self.panel, list(panels.values()), **QUIET
+        )
+
+    # Events
+
     def _connect(self) -> None:
         board, browser = self.board, self.browser
         browser.connect(self.draft)
+        self.mapped.connect(self.draft)
+        self.keeping.connect(self.draft, self.choice)
         board.opens(self._arrived, [self.choice], [self.choice])
-        board.asks(lambda ref: gr.Dropdown(self._offered(), value=ref), (), [self.choice])
+        board.asks(lambda ref: gr.Dropdown(keeping.offered(self.workspace, self.allowed), value=ref), (), [self.choice])
         self.choice.change(self._choose, self.choice, [self.draft, browser.seen, self.said], **QUIET)
-        self.draft.change(self._opened, self.draft, [self.headline, browser.keep], **QUIET).then(
+        found = [self.findings, self.undo, browser.keep]
+        looked = [self.draft, browser.seen, browser.keep]
+        self.draft.change(self._about, self.draft, self.headline, **QUIET).then(
             browser.drawn, browser.asked, browser.shown, **QUIET
+        ).then(self._found, looked, found, **QUIET).then(browser.drawn, browser.asked, browser.shown, **QUIET)
+        self.draft.change(self.mapped.drawn, [self.draft, self.mapped.place], self.mapped.shown, **QUIET)
+        self.draft.change(self.keeping.drawn, self.draft, self.keeping.shown, **QUIET)
+        browser.touched.change(self._about, self.draft, self.headline, **QUIET).then(
+            self._found, looked, found, **QUIET
         )
-
-    def _offered(self) -> list[tuple[str, str]]:
-        return [(entry.title, entry.name) for entry in registry.entries(self.workspace)]
+        self.findings.select(
+            self._pressed, [self.draft, browser.seen], [browser.keep, browser.seen, browser.touched, self.said], **QUIET
+        )
+        self.undo.click(self._undo, self.draft, [browser.touched, self.said], **QUIET)
+        if board.has("train"):
+            self.train.click(lambda choice: board.jump("train", f"data:{choice}"), self.choice, board.jump_to("train"),
+                             **QUIET)  # fmt: skip
 
     def _arrived(self, choice: str | None) -> Any:
-        offered = self._offered()
+        offered = keeping.offered(self.workspace, self.allowed)
         return gr.Dropdown(offered, value=choice or offered[0][1])
 
     def _choose(self, choice: str | None) -> list[Any]:
@@ -77,15 +119,90 @@ class Data:
             return ["", Seen(), sentence_error(problem.text, problem.hint)]
         return [entry.model_dump_json() if entry else "", Seen(), ""]
 
-    def _opened(self, draft: str) -> list[Any]:
+    def _about(self, draft: str) -> str:
         """What is said of a dataset as a whole."""
-        nothing = ["", gr.Dropdown([("All rows", EVERYTHING)], value=EVERYTHING)]
         if not draft:
-            return nothing
+            return ""
         entry = dataset.entry(draft)
         try:
-            window = dataset.window(entry)
+            return _headline(entry, dataset.window(entry), dataset.head(entry))
         except BoardError:
-            return nothing  # said in place of the table
-        head = f'<p class="tb-line">{len(window.lines):,} rows · {escape(str(entry.path))}</p>'
-        return [head, gr.Dropdown(table.filters(window.lines, {}), value=EVERYTHING)]
+            return ""  # said in place of the table
+
+    def _found(self, draft: str, seen: Seen, keep: str) -> list[Any]:
+        """What is wrong in the rows, with the filter that shows it."""
+        if not draft:
+            return ["", gr.Button(visible=False), gr.skip()]
+        entry = dataset.entry(draft)
+        try:
+            window = dataset.window(entry, seen.start)
+            found = dataset.look(entry, seen.start)
+            last = dataset.patch(entry).last() if entry.patch else ""
+        except BoardError as problem:
+            return [sentence_error(problem.text, problem.hint), gr.Button(visible=False), gr.skip()]
+        filters = table.filters(window.lines, advice.titles(found))
+        keep = keep if keep in [word for _, word in filters] else EVERYTHING
+        return [
+            advice.html(found, _looked_at(window)),
+            gr.Button(f"Undo: {last}", visible=bool(last)),
+            gr.Dropdown(filters, value=keep),
+        ]
+
+    def _pressed(self, pressed: gr.EventData, draft: str, seen: Seen) -> list[Any]:
+        """A finding's rows are shown, or mended."""
+        word, _, mark = str(pressed.id).partition(":")
+        if word == "show":
+            return [gr.Dropdown(value=f"finding:{mark}"), replace(seen, opened=0, page=0), gr.skip(), ""]
+        try:
+            dataset.mend(dataset.entry(draft), seen.start, mark)
+        except BoardError as problem:
+            return [gr.skip(), gr.skip(), gr.skip(), sentence_error(problem.text, problem.hint)]
+        return [gr.skip(), gr.skip(), time.time_ns(), ""]
+
+    def _undo(self, draft: str) -> list[Any]:
+        try:
+            dataset.patch(dataset.entry(draft)).undo()
+        except BoardError as problem:
+            return [gr.skip(), sentence_error(problem.text, problem.hint)]
+        return [time.time_ns(), ""]
+
+
+def _headline(entry: Entry, window: Window, head: Head) -> str:
+    """`640 rows · ShareGPT · 3 edited · 12 rows cannot be read`, and which, behind a fold."""
+    rows = sum(not line.excluded for line in window.lines)
+    edited = sum(line.edited for line in window.lines)
+    excluded = len(window.lines) - rows
+    form = FORMATS[head.mapping.format]
+    said = [
+        f"<b>{'more than ' if window.more else ''}{rows:,} row{'s' if rows != 1 else ''}</b>",
+        escape(form.title),
+        *([f"{edited:,} edited"] if edited else []),
+        *([f"{excluded:,} excluded"] if excluded else []),
+        *([escape(entry.licence)] if entry.licence else []),
+        f'<span class="tb-muted" title="{escape(str(entry.path))}">{escape(entry.path.name)}</span>',
+    ]
+    return f'<p class="data-about">{" · ".join(said)}</p>{_skipped(entry, window)}'
+
+
+def _skipped(entry: Entry, window: Window) -> str:
+    total = window.skipped.total
+    if not total:
+        return ""
+    listed = "".join(f"<li>{escape(problem.text)}</li>" for problem in window.skipped[:NAMED])
+    more = f"<li>and {total - NAMED:,} more</li>" if total > NAMED else ""
+    rows = "1 row cannot be read" if total == 1 else f"{total:,} rows cannot be read"
+    what = (
+        "left out in training"
+        if entry.skip_bad
+        else ("and training refuses the dataset until they are mended, or left out under Save and export")
+    )
+    return (
+        f'<details class="data-skipped tb-{"warning" if entry.skip_bad else "error"}"><summary>{rows}, {what}. '
+        f"Which?</summary><ul>{listed}{more}</ul></details>"
+    )
+
+
+def _looked_at(window: Window) -> str:
+    if window.more or window.start:
+        return f"Looked at rows {window.start + 1:,} to {window.end:,} of a larger file."
+    return f"Looked at all {len(window.lines):,} rows." if len(window.lines) != 1 else "Looked at the one row."
