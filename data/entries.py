@@ -26,6 +26,7 @@ from data.mapping import Mapping, Role
 from engine.contract.errors import DataError
 
 LIST = "datasets.yaml"
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where the platform has it: lists are read at each visit
 PATCHES = "patches"
 
 
@@ -86,6 +87,8 @@ def listed(file: Path) -> list[Entry]:
     """The datasets of one list; raises DataError that names every entry that is wrong."""
     found, problems = [], []
     for name, fields in _stated(file).items():
+        if isinstance(fields, dict) and "hub" in fields:
+            continue  # on a hub and not here: `data.catalogue` knows it
         try:
             entry = Entry(**{"name": str(name), "title": str(name), **(fields or {})})
             check(entry)
@@ -158,7 +161,7 @@ def _stated(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        stated = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        stated = yaml.load(file.read_text(encoding="utf-8"), Loader=LOADER) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DataError(f"the list of datasets is not valid YAML: {error}.", "Mend or remove it.", file=file) from None
     if not isinstance(stated, dict):

@@ -198,8 +198,8 @@ def test_a_disk_that_fills_up_meanwhile_is_a_sentence_too(monkeypatch, tmp_path,
 
 
 def test_an_unknown_name_suggests_the_nearest():
-    with pytest.raises(ModelError, match="'smollm2-135m'.*Did you mean SmolLM2-135M-Instruct"):
-        fetch.fetch("smollm2-135m", Path("unused"))
+    with pytest.raises(ModelError, match="'smollm2-135m-instrukt'.*Did you mean SmolLM2-135M-Instruct"):
+        fetch.fetch("smollm2-135m-instrukt", Path("unused"))
 
 
 def test_the_embedded_model_has_one_revision():
