@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data import columnar, encodings, members, packed
-from data.jsons import json_file, json_lines
+from data.jsons import count_lines, json_file, json_lines
 from data.prose import prose
 from data.raw import Options, Record, Rows, Source
 from data.tables import delimited, sheets, workbook
@@ -43,6 +43,12 @@ READERS: dict[str, Callable[[Source], Rows]] = {
     ".txt": partial(prose, usual="auto"),
     ".md": partial(prose, usual="file"),
 }
+QUICK: dict[str, Callable[[Source], int]] = {
+    ".jsonl": count_lines,
+    ".ndjson": count_lines,
+    ".parquet": columnar.parquet_rows,
+    ".arrow": columnar.arrow_rows,
+}
 MEMBERS = {".zip": packed.zip_members, ".tar": packed.tar_members}
 
 
@@ -60,19 +66,19 @@ def read(path: str | Path, skipped: list[DataError] | None = None, options: Opti
         any_row = True
         yield found
     if not any_row:
-        if skipped:
-            raise skipped[0]
-        what = "folder holds no file with rows" if source.path and source.path.is_dir() else "file holds no rows"
-        raise DataError(f"the {what}.", "Choose a file with at least one row.", file=path)
+        raise _nothing(source)
 
 
 def count(path: str | Path, options: Options | None = None) -> int:
-    """How many rows `read` would find, without parsing where the kind of file allows."""
-    path = Path(path)
-    if _kind(path) in ROWS_STATED and not members.compression(path.name):
-        source = _source(path, None, options)
-        return next(_placed(source, ((rows,) for rows in [ROWS_STATED[_kind(path)](source)])))[0]
-    return sum(1 for _ in read(path, [], options))
+    """How many rows `read` would find with consent, without parsing where the kind of file allows.
+
+    Then rows that cannot be read are counted too. Raises DataError where there is nothing at all.
+    """
+    source = _source(Path(path), [], options)
+    total = sum(rows for _, rows in _placed(source, ((0, _counted(single)) for single in _singles(source))))
+    if not total:
+        raise _nothing(source)
+    return total
 
 
 def is_readable(path: Path) -> bool:
@@ -83,11 +89,9 @@ def is_readable(path: Path) -> bool:
 def encoding_of(path: str | Path) -> str:
     """The encoding of a text as people call it (`UTF-8`, `GB18030`); empty for what is no text, or holds several."""
     source = _source(Path(path), None, None)
-    if _kind(Path(path)) in (*ROWS_STATED, *MEMBERS, ".xlsx", "folder"):
+    if _kind(Path(path)) in (".parquet", ".arrow", ".xlsx", "folder", *MEMBERS):
         return ""
-    if members.compression(source.name):
-        source = packed.decompressed(source)
-    with source.characters() as text:
+    with _unpacked(source).characters() as text:
         return encodings.title(text.encoding)
 
 
@@ -107,9 +111,6 @@ def stamp(path: Path) -> tuple[int, int]:
     files = [file for _, file in members.folder(path)] if path.is_dir() else [path]
     states = [file.stat() for file in files]
     return max((state.st_mtime_ns for state in states), default=0), sum(state.st_size for state in states)
-
-
-ROWS_STATED = {".parquet": columnar.parquet_rows, ".arrow": columnar.arrow_rows}
 
 
 def _kind(path: Path) -> str:
@@ -157,8 +158,24 @@ def _singles(source: Source) -> Iterator[Source]:
 
 
 def _rows(source: Source) -> Rows:
-    reader = READERS[members.ending(source.name)]
-    return _placed(source, reader(packed.decompressed(source) if members.compression(source.name) else source))
+    return _placed(source, READERS[members.ending(source.name)](_unpacked(source)))
+
+
+def _counted(source: Source) -> int:
+    if quick := QUICK.get(members.ending(source.name)):
+        return quick(_unpacked(source))
+    return sum(1 for _ in _rows(source))
+
+
+def _unpacked(source: Source) -> Source:
+    return packed.decompressed(source) if members.compression(source.name) else source
+
+
+def _nothing(source: Source) -> DataError:
+    if source.skipped:
+        return source.skipped[0]
+    what = "folder holds no file with rows" if source.path and source.path.is_dir() else "file holds no rows"
+    return DataError(f"the {what}.", "Choose a file with at least one row.", file=source.name)
 
 
 def _placed(source: Source, rows: Iterator[Any]) -> Iterator[Any]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from itertools import chain
 from typing import Any, NamedTuple
 
-from data.raw import ROW_LIMIT, UNDECODED, Characters, Record, Rows, Source, damage, undecoded
+from data.raw import ROW_LIMIT, Characters, Record, Rows, Source, damage, undecoded, undecoded_in
 from engine.contract.errors import DataError
 
 WRAPPERS = ("data", "rows", "examples", "train")  # {"data": [...]}: the rows are one level down
@@ -30,11 +31,24 @@ def json_lines(source: Source) -> Rows:
     """One object per line, a row's number being its line; a list under the ending .jsonl is read as what it is."""
     with source.characters() as text:
         head = text.read(PIECE)
-        start = head.lstrip()
-        if start.startswith("[") or start.partition("\n")[0].rstrip() == "{":
+        if _is_document(head):
             yield from _document(Scanner(text, head), source)
         else:
             yield from _by_line(head, text, source)
+
+
+def count_lines(source: Source) -> int:
+    """How many rows a file of JSON lines seems to have, its lines being counted and not parsed."""
+    with source.characters() as text:
+        head = text.read(PIECE)
+        if _is_document(head):
+            return sum(1 for _ in _document(Scanner(text, head), source))
+        return sum(1 for line in _lines(head, text) if not line.isspace())
+
+
+def _is_document(head: str) -> bool:
+    start = head.lstrip()
+    return start.startswith("[") or start.partition("\n")[0].rstrip() == "{"
 
 
 def json_file(source: Source) -> Rows:
@@ -49,11 +63,8 @@ def json_file(source: Source) -> Rows:
 
 
 def _by_line(head: str, text: Characters, source: Source) -> Rows:
-    started = head.split("\n")
-    last = started.pop()
-    rest = text.lines()
-    for row, line in enumerate(chain(started, [last + next(rest, "")], rest), start=1):
-        if not line.strip():
+    for row, line in enumerate(_lines(head, text), start=1):
+        if line.isspace():
             continue
         if wrong := damage(line, text.encoding):
             source.bad(row, *wrong)
@@ -68,6 +79,14 @@ def _by_line(head: str, text: Characters, source: Source) -> Rows:
             source.bad(row, error.text, error.hint)
 
 
+def _lines(head: str, text: Characters) -> Iterator[str]:
+    """The lines of a text whose head has been read."""
+    started = head.split("\n")
+    last = started.pop()
+    rest = text.lines()
+    return chain((f"{line}\n" for line in started), filter(None, [last + next(rest, "")]), rest)
+
+
 UNUSABLE = "the JSON is nested too deeply or holds a number that is too long.", "Remove the row."
 
 
@@ -79,11 +98,8 @@ def record(value: Any, raw: str, start: int = 0, end: int = 1 << 62) -> Record:
     end = min(end, len(raw))
     if raw.count("[", start, end) + raw.count("{", start, end) > DEEPEST and _depth(value) > DEEPEST:
         raise DataError(*UNUSABLE)
-    if raw.find("\\ud", start, end) >= 0 or raw.find("\\uD", start, end) >= 0:
-        try:
-            json.dumps(value, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            raise DataError("the text holds half of a character (a lone surrogate).", "Remove the row.") from None
+    if raw.find("\\u", start, end) >= 0 and undecoded_in(json.dumps(value, ensure_ascii=False)):
+        raise DataError("the text holds half of a character (a lone surrogate).", "Remove the row.")
     return value
 
 
@@ -194,7 +210,7 @@ def _document(scan: Scanner, source: Source) -> Rows:
     elif first == "{":
         yield from _objects(scan, source)
     elif first:
-        if UNDECODED.match(first):
+        if undecoded_in(first):
             raise DataError(*undecoded(first, scan.text.encoding))
         raise DataError("the file must hold a list of objects.", "Write [{...}, {...}].")
 
@@ -253,8 +269,8 @@ def _objects(scan: Scanner, source: Source) -> Rows:
 
 def _usable(row: int, parsed: Parsed, encoding: str, source: Source) -> Rows:
     try:
-        if not parsed.text.isascii() and (found := UNDECODED.search(parsed.text, parsed.start, parsed.end)):
-            raise DataError(*undecoded(found[0], encoding))
+        if not parsed.text.isascii() and (found := undecoded_in(parsed.text[parsed.start : parsed.end])):
+            raise DataError(*undecoded(found, encoding))
         yield row, record(*parsed)
     except DataError as error:
         source.bad(row, error.text, error.hint)

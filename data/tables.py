@@ -70,22 +70,22 @@ class Lines:
     """Lines for csv, which remembers what is wrong with those that it has taken for one row."""
 
     def __init__(self, lines: Iterable[str], encoding: str) -> None:
-        self.lines, self.encoding = iter(lines), encoding
+        self.lines, self.encoding = lines, encoding
         self.wrong: tuple[str, str] | None = None
         self.length = 0
 
     def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        line = next(self.lines)
-        self.length += len(line)
-        if self.length > ROW_LIMIT and self.length > len(line):
-            raise DataError(f"a row is longer than {ROW_LIMIT >> 20} MB; a quotation mark is not closed.", AGAIN)
-        if wrong := damage(line, self.encoding):
-            self.wrong = self.wrong or wrong
-            return "\n" if len(line) > ROW_LIMIT else line
-        return line
+        for line in self.lines:
+            self.length += len(line)
+            if self.length > ROW_LIMIT or "\0" in line or not line.isascii():
+                if self.length > ROW_LIMIT and self.length > len(line):
+                    raise DataError(
+                        f"a row is longer than {ROW_LIMIT >> 20} MB; a quotation mark is not closed.", AGAIN
+                    )
+                self.wrong = self.wrong or damage(line, self.encoding)
+                if len(line) > ROW_LIMIT:
+                    line = "\n"
+            yield line
 
     def taken(self) -> tuple[str, str] | None:
         wrong, self.wrong, self.length = self.wrong, None, 0
