@@ -202,7 +202,7 @@ def _header(path: Path) -> dict[str, Any]:
 
 def _template(folder: Path) -> str:
     """`own` when the tokenizer ships a chat template, else `none`."""
-    if (folder / "chat_template.jinja").is_file():
+    if any((folder / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
         return "own"
     config = folder / "tokenizer_config.json"
     return "own" if config.is_file() and _json(config).get("chat_template") else "none"

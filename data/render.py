@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from difflib import get_close_matches
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 from data.conversation import REASONING, Message
-from data.special import special_tokens, tokenizer_config, vocabulary
+from data.special import settings, special_tokens, tokenizer_config, vocabulary
 from data.templates import TEMPLATES, families, suggest
 from engine.contract.errors import DataError, ModelError
 
@@ -33,6 +33,7 @@ OPEN, CLOSE = "\ufdd0", "\ufdd1"
 MARKERS = re.compile(f"[{OPEN}{CLOSE}]")
 # What a template can raise when it meets a conversation that it was not written for
 FAULTS = (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError)
+PARTS = re.compile(r"""\btype\b|\['text'\]|\["text"\]""")  # in templates that look into the parts of a message
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
@@ -102,6 +103,26 @@ class ChatTemplate:
         return self.tool_source if tools and self.tool_source else self.source
 
     def _run(self, messages: list[Message], tools: Any, add_generation_prompt: bool, mark: bool, training: bool) -> str:
+        said = [in_parts(message) for message in messages] if self.wants_parts else messages
+        return self._filled(said, tools, add_generation_prompt, mark, training)
+
+    @cached_property
+    def wants_parts(self) -> bool:
+        """Whether the template takes content as a list of parts alone, as some that write pictures do: it is asked."""
+        if not PARTS.search(self.source):
+            return False
+        probe: Message = {"role": "user", "content": "\ufdd2"}
+        written = []
+        for message in (probe, in_parts(probe)):
+            try:
+                written.append(probe["content"] in self._filled([message], None, False, mark=False, training=False))
+            except DataError:
+                written.append(False)
+        return written == [False, True]
+
+    def _filled(
+        self, messages: list[Message], tools: Any, add_generation_prompt: bool, mark: bool, training: bool
+    ) -> str:
         clock = self.now or datetime.now()
         try:
             template = _compiled(self._source(tools))
@@ -154,9 +175,19 @@ def _sources(model: Path) -> dict[str, str]:
         stored = {"default": stored}
     elif isinstance(stored, list):
         stored = {entry["name"]: entry["template"] for entry in stored}
+    if not stored and (beside := settings(model / "chat_template.json").get("chat_template")):
+        stored = {"default": beside}  # where processors used to keep it
     files = {"default": model / "chat_template.jinja"}
     files |= {file.stem: file for file in sorted((model / "additional_chat_templates").glob("*.jinja"))}
     return stored | {name: file.read_text(encoding="utf-8") for name, file in files.items() if file.is_file()}
+
+
+def in_parts(message: Message) -> Message:
+    """The message with its text as the one part of its content."""
+    content = message["content"]
+    if not isinstance(content, str):
+        return message
+    return {**message, "content": [{"type": "text", "text": content}] if content else []}
 
 
 def _with_reasoning(message: Message) -> Message:

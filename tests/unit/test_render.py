@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 
@@ -167,3 +168,32 @@ def test_a_broken_config_file_is_named(tmp_path):
     (folder / "tokenizer_config.json").write_text("{")
     with pytest.raises(ModelError, match="tokenizer_config.json"):
         ChatTemplate.of(folder)
+
+
+LLAVA = (
+    "{% for message in messages %}{{ message['role'].upper() + ': ' }}"
+    "{% for part in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>\\n' }}{% endfor %}"
+    "{% for part in message['content'] | selectattr('type', 'equalto', 'text') %}{{ part['text'] + ' ' }}{% endfor %}"
+    "{% endfor %}"
+)
+
+
+def test_a_template_that_takes_content_in_parts_alone_is_given_parts(tmp_path: Path) -> None:
+    said = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    seen = [{"role": "user", "content": [{"type": "image", "image": "/a.png"}, {"type": "text", "text": "What?"}]}]
+    template = ChatTemplate("llava", LLAVA)
+    assert template.render(said) == "USER: Hi ASSISTANT: Hello "
+    assert template.render(seen) == "USER: <image>\nWhat? "
+
+
+def test_a_template_that_takes_text_is_given_text() -> None:
+    either = (
+        "{% for message in messages %}{% if message['content'] is string %}text {% else %}parts {% endif %}{% endfor %}"
+    )
+    assert ChatTemplate("either", either).render([{"role": "user", "content": "Hi"}]) == "text "
+
+
+def test_the_template_that_lies_beside_a_processor_is_read(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "model", template=None)
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": LLAVA}), encoding="utf-8")
+    assert ChatTemplate.of(folder).source == LLAVA

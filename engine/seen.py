@@ -1,0 +1,140 @@
+"""Rows with pictures as token ids: each picture's sign written out as its processor does, never trained, never cut.
+
+The rendering, the mask and the cut are those of `data.prepare` and `data.pairs`; this adds the pictures to them. A
+picture goes only with the whole turn that shows it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from data import pictures
+from data.conversation import Row
+from data.mask import Rendered, Stretches
+from data.pairs import Pairs, Side
+from data.prepare import Examples
+from engine.contract.errors import DataError
+from engine.vision import KINDS, Sight, Written, expand
+
+
+@dataclass(frozen=True)
+class SeenExamples(Examples):
+    """Makes examples out of conversations that show pictures."""
+
+    sight: Sight | None = None
+
+    def located(self, row: Row) -> Rendered:
+        return _shown(self._sight, row, [super().located(row)])[0]
+
+    def whole(self, row: Row, ids: Sequence[int]) -> bool:
+        return _left(self._sight, row, ids) is not None
+
+    def columns(self, kept: Sequence[tuple[Row, list[int], Stretches]]) -> pa.RecordBatch:
+        shown = _columns(self._sight, [(row, ids) for row, ids, _ in kept])
+        return _beside(super().columns(kept), shown)
+
+    @property
+    def _sight(self) -> Sight:
+        assert self.sight is not None
+        return self.sight
+
+
+@dataclass(frozen=True)
+class SeenPairs(Pairs):
+    """Makes pairs out of preferences whose prompts show pictures."""
+
+    sight: Sight | None = None
+
+    def located(self, row: Row) -> list[Rendered]:
+        return _shown(self._sight, row, super().located(row))
+
+    def whole(self, row: Row, ids: Sequence[int]) -> bool:
+        return _left(self._sight, row, ids) is not None
+
+    def columns(self, kept: Sequence[tuple[Row, list[Side]]]) -> pa.RecordBatch:
+        shown = _columns(self._sight, [(row, sides[0][0]) for row, sides in kept])
+        return _beside(super().columns(kept), shown)
+
+    @property
+    def _sight(self) -> Sight:
+        assert self.sight is not None
+        return self.sight
+
+
+@dataclass(frozen=True)
+class Show:
+    """Adds to a batch of padded token ids what the model is shown beside them; rows are examples with `pictures`."""
+
+    sight: Sight
+
+    def __call__(self, batch: dict[str, torch.Tensor], rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        kinds = self.sight.kinds(batch["input_ids"].tolist())
+        shown = [(row["pictures"], [json.loads(film) for film in row["films"]]) for row in rows]
+        return {**batch, **{name: torch.tensor(kind) for name, kind in kinds.items()}, **self.sight.features(shown)}
+
+
+def pictured(row: Row) -> bool:
+    """Whether the row shows a picture or a film anywhere."""
+    return any(
+        isinstance(turn["content"], list) for turn in [*row.messages, *(row.chosen or []), *(row.rejected or [])]
+    )
+
+
+def _shown(sight: Sight, row: Row, sides: Sequence[Rendered]) -> list[Rendered]:
+    """`sides` with every picture of the row written out."""
+    try:
+        if any(pictures.of([turn], kind) for turn in _said(row) for kind in KINDS):
+            raise DataError("an answer holds a picture; answers are text.", "Take it out, or leave the row out.")
+        expanded = sight.expanded(*(pictures.of(row.messages, kind) for kind in KINDS))
+        return [_written(side, *expand(side.text, sight.signs, expanded)) for side in sides]
+    except DataError as problem:
+        raise DataError(problem.text, problem.hint, file=row.file, row=row.number) from None
+
+
+def _said(row: Row) -> list[dict[str, Any]]:
+    answers = [*row.messages, *(row.chosen or []), *(row.rejected or [])]
+    return [turn for turn in answers if turn["role"] == "assistant"]
+
+
+def _written(side: Rendered, text: str, written: Sequence[Written]) -> Rendered:
+    """The side in the longer `text`: its spans moved, and without what was written for pictures."""
+
+    def moved(place: int) -> int:
+        return place + sum((last - first) - (end - begin) for begin, end, first, last in written if end <= place)
+
+    spans = [(moved(begin), moved(end)) for begin, end in side.spans]
+    for _, _, first, last in written:
+        pieces = [((begin, min(end, first)), (max(begin, last), end)) for begin, end in spans]
+        spans = [(begin, end) for pair in pieces for begin, end in pair if begin < end]
+    return Rendered(text, spans)
+
+
+def _left(sight: Sight, row: Row, ids: Sequence[int]) -> tuple[list[str], list[Any]] | None:
+    """The pictures and the films that `ids` show; None where one is there in part. Only the oldest turns ever go."""
+    there = {kind: sum(id in sight.ids[kind] for id in ids) for kind in KINDS}
+    for start in range(len(row.messages) + 1):
+        images, films = (pictures.of(row.messages[start:], kind) for kind in KINDS)
+        if sight.laid_on(images, films) == there:
+            return images, films
+    return None
+
+
+def _columns(sight: Sight, rows: Sequence[tuple[Row, Sequence[int]]]) -> dict[str, pa.Array]:
+    shown = [_left(sight, row, ids) or ([], []) for row, ids in rows]
+    texts = pa.list_(pa.string())
+    return {
+        "pictures": pa.array([images for images, _ in shown], texts),
+        "films": pa.array([[json.dumps(film) for film in films] for _, films in shown], texts),
+    }
+
+
+def _beside(batch: pa.RecordBatch, more: dict[str, pa.Array]) -> pa.RecordBatch:
+    for name, values in more.items():
+        batch = batch.append_column(name, values)
+    return batch
