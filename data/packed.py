@@ -96,6 +96,7 @@ def _walk(source: Source) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
     """Every member in turn; what is between two of them may not be longer than a name or two."""
     inner = DECOMPRESSED.get(compression(source.name), lambda stream: stream)
     stream = Unpacked(lambda: inner(source.open()), Allowance(source.size))
+    stream.limit = HEADER_LIMIT
     with stream, _told(), tarfile.open(fileobj=stream, mode="r|") as archive:  # type: ignore[call-overload]
         for _ in range(MOST_MEMBERS + 1):
             stream.limit = archive.offset + HEADER_LIMIT

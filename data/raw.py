@@ -6,6 +6,7 @@ know what a row is, beyond that none is longer than `ROW_LIMIT`.
 
 from __future__ import annotations
 
+import codecs
 import io
 import lzma
 import shutil
@@ -36,26 +37,22 @@ SAVE_AS_UTF8 = "Save the file as UTF-8 (in a spreadsheet: 'CSV UTF-8') and choos
 class Characters(io.TextIOWrapper):
     """Text whose undecodable bytes come as lone surrogates (see `damage`), in pieces that fit into memory."""
 
-    def read(self, size: int | None = -1) -> str:
-        try:
-            return super().read(size)
-        except UnicodeDecodeError as error:
-            raise self._ends(error) from None
-
     def lines(self) -> Iterator[str]:
         """Lines with their ends; one that is too long comes cut to just above `ROW_LIMIT`, which `damage` names."""
-        readline = super().readline
-        try:
-            while line := readline(ROW_LIMIT + 1):
-                yield line
-                while len(line) > ROW_LIMIT and not line.endswith("\n"):
-                    line = readline(ROW_LIMIT + 1)
-        except UnicodeDecodeError as error:
-            raise self._ends(error) from None
+        while line := self.readline(ROW_LIMIT + 1):
+            yield line
+            while len(line) > ROW_LIMIT and not line.endswith("\n"):
+                line = self.readline(ROW_LIMIT + 1)
 
-    def _ends(self, error: UnicodeDecodeError) -> DataError:
-        """What to say of half a character, which encodings of two bytes cannot be read past."""
-        return DataError(f"the text is not {title(self.encoding)}: {error.reason}.", SAVE_AS_UTF8)
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    """Like Python's `surrogateescape`, for bytes below 128 too, such as half a character of UTF-16."""
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return "".join(chr(0xDC00 + byte) for byte in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error("escaped", _escaped)
 
 
 @dataclass(frozen=True)
@@ -112,7 +109,7 @@ class Source:
             stream = io.BufferedReader(self.open(), SAMPLE)  # type: ignore[type-var]
             encoding = self.options.encoding or guess(stream.peek(SAMPLE))
         try:
-            return Characters(stream, encoding, errors="surrogateescape", newline=newline)
+            return Characters(stream, encoding, errors="escaped", newline=newline)
         except LookupError:
             raise DataError(f"the encoding {encoding!r} is not known.", "Choose utf-8, gb18030, ...") from None
 

@@ -76,7 +76,7 @@ def test_row_numbers_of_json_lines_are_line_numbers(tmp_path):
         ("a.jsonl", b'{"a": 1}\n{"a": \n', 2, "not valid JSON"),
         ("a.jsonl", b'{"a": 1}\n[1, 2]\n', 2, "must be a JSON object, not [1, 2]"),
         ("a.jsonl", b'{"a": 1}\n{"a": "\xe9"}\n', 2, "not UTF-8 (byte 0xe9"),
-        ("a.jsonl", "{}".encode("utf-16") + b"!", None, "not UTF-16"),
+        ("a.jsonl", "{}".encode("utf-16") + b"!", 1, "not UTF-16"),
         ("a.jsonl", b"[" * 100_000, 1, "nested too deeply"),
         ("a.jsonl", b'{"a": ' + b"[" * 100_000, 1, "nested too deeply"),
         ("a.jsonl", b"", None, "holds no rows"),
