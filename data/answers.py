@@ -67,9 +67,16 @@ def _asked(values: Values) -> list[Message]:
     if several := texts(value):
         return alternating(several)
     turns = [] if value is None else side("user", value, values, "prompt")
-    if (given := as_text(values("input"), "input")) and values.column("input") != values.column("prompt"):
+    if given := _given(values):
         return [*turns[:-1], extended(turns[-1], given)] if turns else [message("user", given)]
     return turns
+
+
+def _given(values: Values) -> str:
+    """What the task is about, unless the same column, or something in it, is the prompt already."""
+    if values.column("prompt").partition(".")[0] == values.column("input"):
+        return ""
+    return as_text(values("input"), "input")
 
 
 def _label(value: Any) -> bool | None:
@@ -90,7 +97,7 @@ def _judged(values: Values) -> list[Message]:
     if turns := objects(values("messages")):
         return around(values, [spoken(turn, values) for turn in turns])
     said = pair(values, "prompt", "completion")
-    if (given := as_text(values("input"), "input")) and values.column("input") != values.column("prompt"):
+    if given := _given(values):
         said[0] = extended(said[0], given)
     return around(values, said)
 

@@ -206,7 +206,7 @@ FORMATS = (
         (
             Field("question", ("question", "sql_prompt", "utterance", "nl", "prompt", "instruction"), "the question",
                   required=True),
-            Field("sql", ("sql", "sql.human_readable", "query", "sql_query", "answer", "response", "completion"),
+            Field("sql", ("sql.human_readable", "sql", "query", "sql_query", "answer", "response", "completion"),
                   "the query that answers it", required=True),
             Field("schema", ("schema", "sql_context", "context", "create_table", "db_schema", "ddl", "table.header",
                              "tables"), "the tables that there are"),
