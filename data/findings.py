@@ -1,0 +1,76 @@
+"""Looks through rows for what is wrong, odd or worth knowing, in one pass and a few bytes of memory a row.
+
+What a run makes of the rows (tokens, cuts, masks) is not looked at here.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from data import judgements, order, secrets, wording
+from data.conversation import Row
+from data.duplicates import Copies, NearCopies, whole
+from data.finding import NAMED, Finding
+from data.judgements import Judgements
+from data.rules import Tally, about, rows
+from data.scripts import Scripts
+from data.utterance import Utterance
+
+RULES = (*order.RULES, *judgements.RULES, *secrets.RULES, *wording.RULES)
+ORDER = ("error", "warning", "note")
+LONG = 8_000  # characters, up to which no row is called long
+FAR = 3.0  # times the spread of the middle half by which an outlier lies above it, in the logarithm
+
+
+def look(rows: Iterable[Row], named: int | None = NAMED) -> list[Finding]:
+    """Every finding, what weighs most first. Goes through the rows once, in constant time and memory a row.
+
+    named: how many rows a finding lists; None lists all.
+    """
+    tallies = [Tally(rule) for rule in RULES]
+    copies, near, scripts, judged, lengths = Copies(), NearCopies(), Scripts(), Judgements(), Lengths()
+    for row in rows:
+        utterance = Utterance(row)
+        for tally in tallies:
+            tally.look(utterance)
+        same = whole(utterance)
+        copies.look(utterance, same)
+        near.look(utterance, same)
+        for each in (scripts, judged, lengths):
+            each.look(utterance)
+    found = [finding for tally in tallies if (finding := tally.finding())]
+    for collected in (copies, near, scripts, judged, lengths):
+        found += collected.findings()
+    found.sort(key=lambda finding: ORDER.index(finding.level))
+    return [replace(finding, rows=finding.rows[:named]) for finding in found]
+
+
+class Lengths:
+    """Remembers how long rows are, to tell those that are out of all proportion."""
+
+    def __init__(self) -> None:
+        self._numbers, self._lengths = array("q"), array("q")
+
+    def look(self, utterance: Utterance) -> None:
+        self._numbers.append(utterance.row.number)
+        self._lengths.append(len(utterance.everything))
+
+    def findings(self) -> Iterator[Finding]:
+        if len(self._lengths) < 20:
+            return
+        lengths = np.array(self._lengths)
+        low, middle, high = np.quantile(np.log1p(lengths), (0.25, 0.5, 0.75))
+        limit = max(LONG, float(np.expm1(high + FAR * (high - low))))
+        far = np.flatnonzero(lengths > limit)
+        if len(far):
+            far = far[np.argsort(-lengths[far], kind="stable")]
+            verb = "is" if len(far) == 1 else "are"
+            text = f"{rows(len(far))} {verb} very long: up to {lengths.max():,} characters, where most have about "
+            hint = "Look at them; what is longer than the maximum length is cut."
+            yield about(
+                "long", "note", f"{text}{np.expm1(middle):,.0f}.", np.array(self._numbers)[far], hint, "exclude"
+            )
