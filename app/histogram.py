@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from data.inspection import Inspection, round_widths
+from data.outcome import PARTS
 
 BINS = 40
 TICKS = 6
@@ -51,5 +52,5 @@ def words(found: Inspection) -> str:
     )
     if not found.cut:
         return f"{lengths} None is cut."
-    parts = ", ".join(f"{part} in {rows:,}" for part, rows in sorted(found.lost.items(), key=lambda item: -item[1]))
-    return f"{lengths} {found.cut / found.rows:.1%} of the rows are cut and lose {parts}."
+    parts = ", ".join(f"{found.lost[part]:,} {words}" for part, words in PARTS.items() if part in found.lost)
+    return f"{lengths} {found.cut / found.rows:.1%} of the rows are cut: {parts}."

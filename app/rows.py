@@ -13,8 +13,9 @@ from pathlib import Path
 from app.forecast import Forecast
 from data import fitness, survey
 from data.conversation import Row
+from data.cut import View
 from data.fitness import Subject
-from data.mask import Tokens, mark
+from data.mask import Stretches
 from engine.contract.args import TrainArgs
 from engine.contract.errors import BoardError, DataError
 
@@ -28,7 +29,10 @@ KINDS = {
     "open": "whose answer has no end", "open_earlier": "whose earlier answers have no end",
     "stop": "that end elsewhere", "foreign": "not in the model's own form", "double_bos": "that begin twice",
     "special": "with special tokens in the text", "unknown": "with unknown tokens", "cut": "that are cut",
+    "divided": "that are divided", "leakage": "on both sides",
 }  # fmt: skip
+LOST = {"turns": "the oldest turns", "prompt": "the start of the question", "answer": "the end of the answer",
+        "row": "the whole row"}  # fmt: skip
 LEGEND = (
     '<p class="tb-legend-line"><span class="tb-learnt">learnt</span> <span class="tb-given">only read</span> '
     '<span class="tb-special tb-given">special token</span> <span class="tb-cut">cut off</span> '
@@ -88,50 +92,49 @@ def _row(row: Row, subject: Subject, args: TrainArgs) -> str:
         why = f"This is one of {fitness.KINDS[row.kind]}, from which {args.task.title} does not learn."
         return _figure(name, f'<p class="tb-muted">{escape(why)}</p>')
     try:
-        talks = fitness.rendered(row, subject, args.data.train_on)
+        views = fitness.viewed(row, subject, args.data)
+        left = fitness.cut(row, views, subject, args.data)
     except DataError as problem:
         return _figure(name, f'<p class="tb-muted">{escape(problem.text)}</p>')
     titles = ("chosen", "rejected") if row.kind == "preference" else ("",)
+    sides = left.sides or [([], [])] * len(views)
     return "".join(
-        _talk(name, title, mark(talk, subject.tokenizer.encode(talk.text), subject.tokenizer), subject, args)
-        for title, talk in zip(titles, talks, strict=True)
+        _talk(" · ".join(filter(None, (name, title))), view, side, left.lost, subject)
+        for title, view, side in zip(titles, views, sides, strict=True)
     )
 
 
-def _talk(name: str, title: str, tokens: Tokens, subject: Subject, args: TrainArgs) -> str:
-    length, kept = len(tokens.ids), len(tokens.ids[: args.data.max_length])
-    trained = sum(tokens.trained[1:kept])  # the first token of a row is never predicted
-    parts = [
-        title,
-        f"{length:,} tokens",
-        f"{length - kept:,} of them cut off" if kept < length else "",
-        f"{trained:,} learnt",
-    ]
-    return _figure(f"{name} · {' · '.join(filter(None, parts))}", f"<pre>{_marked(tokens, kept, subject)}</pre>")
+def _talk(name: str, view: View, side: tuple[list[int], Stretches], lost: Sequence[str], subject: Subject) -> str:
+    length, (ids, stretches) = len(view.encoded), side
+    trained = sum(last - max(first, 1) for first, last in stretches if last > 1)
+    cut = f" · {length - len(ids):,} of them cut off ({', '.join(LOST[part] for part in lost)})" if lost else ""
+    caption = f"{name} · {length:,} tokens{cut} · {trained:,} learnt"
+    kept = fitness.kept(view, ids) if lost else [True] * length
+    return _figure(caption, f"<pre>{_marked(view, kept, subject)}</pre>")
 
 
 def _figure(caption: str, inner: str) -> str:
     return f'<figure class="tb-row-seen"><figcaption>{caption}</figcaption>{inner}</figure>'
 
 
-def _marked(tokens: Tokens, kept: int, subject: Subject) -> str:
+def _marked(view: View, kept: Sequence[bool], subject: Subject) -> str:
     """Each token a span; pieces of one character are one span. Text that no token covers stands between."""
-    spans, place, shade, length = [], 0, 0, len(tokens.ids)
-    special = subject.tokenizer.special_ids
-    for index, (start, end) in enumerate(tokens.offsets):
-        if HEAD <= index < length - TAIL:
+    text, ids, special = view.rendered.text, view.encoded.ids, subject.tokenizer.special_ids
+    trained = {index for first, last in view.stretches for index in range(first, last)}
+    spans, place, shade = [], 0, 0
+    for index, (start, end) in enumerate(view.encoded.offsets):
+        if HEAD <= index < len(ids) - TAIL:
             if index == HEAD:
-                spans.append(f'<em class="tb-muted">\n... {length - HEAD - TAIL:,} tokens in between ...\n</em>')
+                spans.append(f'<em class="tb-muted">\n... {len(ids) - HEAD - TAIL:,} tokens in between ...\n</em>')
             place = max(place, end)
             continue
         if end <= place:
             continue
-        if start > place:
-            spans.append(escape(tokens.text[place:start]))
+        spans.append(escape(text[place:start]))
         start, shade = max(start, place), 1 - shade
-        kinds = ["tb-cut" if index >= kept else "tb-learnt" if tokens.trained[index] else "tb-given"]
-        kinds += ["tb-special"] * (tokens.ids[index] in special) + ["tb-odd"] * shade
-        said = escape(tokens.text[start:end]).replace("\n", f"{NEWLINE}\n")
-        spans.append(f'<span class="{" ".join(kinds)}" title="{tokens.ids[index]}">{said}</span>')
+        kinds = ["tb-cut" if not kept[index] else "tb-learnt" if index in trained else "tb-given"]
+        kinds += ["tb-special"] * (ids[index] in special) + ["tb-odd"] * shade
+        said = escape(text[start:end]).replace("\n", f"{NEWLINE}\n")
+        spans.append(f'<span class="{" ".join(kinds)}" title="{ids[index]}">{said}</span>')
         place = end
-    return "".join(spans) + escape(tokens.text[place:])
+    return "".join(spans) + escape(text[place:])

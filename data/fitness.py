@@ -8,18 +8,22 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 from data.conversation import Kind, Row
+from data.cut import Kept, View, shortened
 from data.finding import Finding, Level
-from data.mask import Rendered, Tokens, TrainOn, locate
+from data.mask import Rendered, learnt, locate
+from data.outcome import PARTS
+from data.prepare import suited
 from data.render import ChatTemplate
 from data.special import settings
 from data.splitting import content
-from data.tokens import TextTokenizer
-from engine.contract.args import TrainArgs
+from data.tokens import Encoded, TextTokenizer
+from engine.contract.dataset import Data
 from engine.contract.errors import DataError, ModelError
 from engine.contract.fields import sections
 from engine.contract.tasks import Task
@@ -104,8 +108,10 @@ FAULTS: dict[str, Fault] = {
                      "The model takes them for the real ones. Edit or exclude these rows in Data."),
     "unknown": Fault("warning", "the tokenizer does not know much of the text and writes {what}.",
                      "These rows may be in a language that the model was not made for."),
-    "cut": Fault("warning", "there are more than {longest:,} tokens, and they lose {what}.",
+    "cut": Fault("warning", "there are more than {longest:,} tokens{parts}.",
                  "Raise the maximum length, or choose what is cut."),
+    "divided": Fault("note", "the text has more than {longest:,} tokens and becomes several sequences; nothing of it "
+                     "is lost.", ""),
 }  # fmt: skip
 """In the order in which they are said."""
 GRAVITY: tuple[Level, ...] = ("error", "warning", "note")
@@ -113,22 +119,32 @@ SAID = 3  # things that a sentence lists
 
 
 def said(
-    kind: str, count: int, looked: int, what: Mapping[str, int], places: Sequence[Place], subject: Subject,
-    args: TrainArgs,
-) -> Found:  # fmt: skip
+    kind: str, count: int, looked: int, what: Mapping[str, int], places: Sequence[Place], subject: Subject, data: Data
+) -> Found:
     """The finding that `count` of the `looked` rows have a fault; `what` they show, and in how many of them."""
     fault = FAULTS[kind]
-    # nothing to train on at all is no matter of taste
-    level = "error" if kind == "untrained" and count == looked else fault.level
+    level = fault.level
+    if kind == "untrained" and count == looked:  # nothing to train on at all is no matter of taste
+        level = "error"
+    if kind == "refused" and data.bad_rows == "skip" and count < looked:
+        level = "warning"
     listed = sorted(what, key=lambda word: -what[word])
     words = ", ".join(listed[:SAID]) + (", ..." if len(listed) > SAID else "")
     of = f"{count:,} of {looked:,} rows" if count < looked else "all rows" if count > 1 else "the only row"
     text = fault.text.format(
-        what=words, template=_name(subject), longest=args.data.max_length,
+        what=words, template=_name(subject), longest=data.max_length,
+        parts=_parts(what, count) if kind == "cut" else "",
         stops=", ".join(sorted(map(subject.word, subject.stops))),
     )  # fmt: skip
     return Found(kind, level, f"In {of} {text}", count, tuple(place.number for place in places), fault.hint,
                  places=tuple(places))  # fmt: skip
+
+
+def _parts(lost: Mapping[str, int], count: int) -> str:
+    """`; they lose their oldest turns`, or `: 3 lose their oldest turns, 1 ...`."""
+    if list(lost.values()) == [count]:
+        return f"; they {PARTS[next(iter(lost))]}"
+    return ": " + ", ".join(f"{lost[part]:,} {words}" for part, words in PARTS.items() if part in lost)
 
 
 def subject(folder: Path, template: str = "auto") -> Subject:
@@ -153,14 +169,49 @@ def conversations(row: Row) -> list[tuple[Row, int]]:
     first message that is not given."""
     if row.kind != "preference":
         return [(row, 0)]
-    answers = (row.chosen or [], row.rejected or [])
-    talks = (replace(row, kind="conversation", messages=[*row.messages, *answer]) for answer in answers)
+    talks = (replace(row, messages=[*row.messages, *(answer or [])]) for answer in (row.chosen, row.rejected))
     return [(talk, len(row.messages)) for talk in talks]
 
 
-def rendered(row: Row, subject: Subject, train_on: TrainOn) -> list[Rendered]:
+def rendered(row: Row, subject: Subject, data: Data) -> list[Rendered]:
     """The conversations of a row as text, with what is trained. Raises DataError."""
-    return [locate(talk, subject.template, train_on, since) for talk, since in conversations(row)]
+    if row.kind == "text":
+        named = subject.tokenizer.named
+        begin = named.get("bos_token", "") if subject.tokenizer.begins else ""
+        text = f"{begin}{row.text}{named.get('eos_token', '')}"
+        return [Rendered(text, [(0, len(text))])]
+    talks = conversations(suited(row, (row.kind,), data.thoughts))
+    if row.kind == "prompt":
+        asked = subject.template.render(row.messages, row.tools, add_generation_prompt=True)
+        return [Rendered(asked, [])]
+    return [locate(talk, subject.template, data.train_on, since) for talk, since in talks]
+
+
+def views(said: Sequence[Rendered], encoded: Sequence[Encoded], subject: Subject) -> list[View]:
+    """Rendered conversations as tokens."""
+    both = zip(said, encoded, strict=True)
+    return [View(text, tokens, *learnt(text, tokens, subject.tokenizer)) for text, tokens in both]
+
+
+def viewed(row: Row, subject: Subject, data: Data) -> list[View]:
+    """The conversations of one row as tokens, before any cut. Raises DataError."""
+    said = rendered(row, subject, data)
+    return views(said, [subject.tokenizer.encode(text.text) for text in said], subject)
+
+
+def cut(row: Row, found: Sequence[View], subject: Subject, data: Data) -> Kept:
+    """What is left of a row within the maximum length; a text is divided and loses nothing."""
+    if row.kind == "text" or max(len(view.encoded) for view in found) <= data.max_length:
+        return Kept([(view.encoded.ids, view.stretches) for view in found])
+    return shortened(row, found, data.max_length, data.cut, lambda shorter: viewed(shorter, subject, data))
+
+
+def kept(view: View, ids: Sequence[int]) -> list[bool]:
+    """Which tokens of a conversation are among `ids`, which is what a cut has left of it."""
+    left = [False] * len(view.encoded)
+    for block in SequenceMatcher(None, view.encoded.ids, ids, autojunk=False).get_matching_blocks():
+        left[block.a : block.a + block.size] = [True] * block.size
+    return left
 
 
 def texts(row: Row) -> list[str]:
@@ -169,16 +220,17 @@ def texts(row: Row) -> list[str]:
     return said if row.text is None else [*said, row.text]
 
 
-def of_tokens(row: Row, tokens: Tokens, subject: Subject) -> Iterator[tuple[str, str]]:
+def of_tokens(row: Row, view: View, subject: Subject) -> Iterator[tuple[str, str]]:
     """The faults of one row as it is read by the model, each with the word that it shows."""
-    bos, ids = subject.tokenizer.bos_id, tokens.ids
+    bos, ids = subject.tokenizer.bos_id, view.encoded.ids
     if bos is not None and ids[:2] == [bos, bos]:
         yield "double_bos", subject.word(bos)
-    if row.kind != "text" and any(tokens.trained):
-        if not tokens.ends:
-            answers = sum(message["role"] == "assistant" for message in row.messages)
-            yield ("open_earlier", "") if answers > 1 and _closed(tokens, subject) else ("open", "")
-        elif subject.stops and (last := ids[_last(tokens)]) not in subject.stops:
+    if row.kind != "text" and view.stretches:
+        last = ids[view.stretches[-1][1] - 1]
+        if not view.ends:
+            closed = len(view.stretches) > 1 and last in subject.tokenizer.special_ids
+            yield "open_earlier" if closed else "open", ""
+        elif subject.stops and last not in subject.stops:
             yield "stop", subject.word(last)
     unknown = subject.unknown_id
     if unknown is not None and unknown in ids and ids.count(unknown) >= UNKNOWN_SHARE * len(ids):
@@ -239,14 +291,6 @@ def unsuited(kind: Kind, takes: Sequence[str], title: str) -> str:
 
 def _name(subject: Subject) -> str:
     return subject.template.name
-
-
-def _last(tokens: Tokens) -> int:
-    return max(index for index, trained in enumerate(tokens.trained) if trained)
-
-
-def _closed(tokens: Tokens, subject: Subject) -> bool:
-    return tokens.ids[_last(tokens)] in subject.tokenizer.special_ids
 
 
 def _frame(row: Row, subject: Subject) -> str:

@@ -32,7 +32,7 @@ class Inspection(BaseModel):
 
     total: rows to train on; a guess where only the heads of files were read.   rows: those looked at.
     used: those left to train on.   sequences: what these come to, packed where they are to be.
-    lengths: tokens before the cut -> rows.   lost: the part that the cut takes -> rows.
+    lengths: tokens before the cut -> rows.   cut: rows that lose something, and `lost` the part (`data.cut`) -> rows.
     shown: `first`, `random`, `longest` or the kind of a finding -> rows to look at.
     """
 
@@ -48,6 +48,7 @@ class Inspection(BaseModel):
     trained: int = 0
     sequences: int = 0
     lengths: dict[int, int] = {}
+    cut: int = 0
     lost: dict[str, int] = {}
     findings: tuple[Found, ...] = ()
     shown: dict[str, list[Row]] = {}
@@ -60,11 +61,6 @@ class Inspection(BaseModel):
     def scale(self) -> float:
         """What it takes to get from the rows looked at to all of them."""
         return self.total / self.rows if self.rows else 1.0
-
-    @property
-    def cut(self) -> int:
-        """Rows that are longer than allowed."""
-        return sum(rows for length, rows in self.lengths.items() if length > self.max_length)
 
     @property
     def longest(self) -> int:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import glob
 import os
 import sys
+from collections import deque
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from data import forecast, models, registry, sets, weights
+from data import files, forecast, models, registry, sets, weights
 from data.models import Card
 from data.render import ChatTemplate, names
 from engine.contract import text
@@ -127,8 +128,9 @@ def _train(args: TrainArgs, workspace: Path, allowed: Sequence[Path], rows: bool
     yield from _template("model.template", args.model.template, folder)
     if card:
         yield from _against(card, args)
-    yield from _datasets("data.train", args.data.train, workspace, allowed, rows)
-    yield from _datasets("data.validation", args.data.validation, workspace, allowed, rows)
+    skip = args.data.bad_rows == "skip"
+    yield from _datasets("data.train", args.data.train, workspace, allowed, rows, skip=skip)
+    yield from _datasets("data.validation", args.data.validation, workspace, allowed, rows, skip=skip)
     yield from sets.problems(args.data)
     here = grounded(args, workspace)
     if both := sorted(set(here.data.train) & set(here.data.validation)):
@@ -168,14 +170,14 @@ def _template(path: str, name: str, model: Path | None) -> Iterator[Problem]:
 
 
 def _datasets(
-    path: str, names: Sequence[str], workspace: Path, allowed: Sequence[Path], rows: bool
+    path: str, names: Sequence[str], workspace: Path, allowed: Sequence[Path], rows: bool, *, skip: bool = False
 ) -> Iterator[Problem]:
     for name in names:
         try:
             entry = registry.find(name, workspace, allowed)
             registry.count(entry)
-            if rows and entry.path.stat().st_size <= READ_WHOLE:
-                registry.load(entry)
+            if rows and files.stamp(entry.path)[1] <= READ_WHOLE:
+                deque(registry.rows(entry.model_copy(update={"skip_bad": skip or entry.skip_bad})), maxlen=0)
         except BoardError as problem:
             yield _problem(path, problem)
 

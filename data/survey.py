@@ -9,18 +9,19 @@ from __future__ import annotations
 import heapq
 import random
 from array import array
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 
-from data import fitness, registry, sets
+from data import findings, fitness, registry, sets
 from data.conversation import Row
+from data.cut import View
 from data.finding import NAMED, Finding
 from data.fitness import COMPARED, Found, Place, Subject
 from data.inspection import Inspection
-from data.mask import Tokens, mark
+from data.mask import Rendered
 from data.pack import best_fit
 from data.splitting import overlap
 from engine.contract.args import TrainArgs
@@ -32,6 +33,8 @@ CHUNK = 200  # rows that are tokenised at once
 SAMPLE = 400  # rows that are looked at while somebody waits
 READ_AT_ONCE = 4_000  # rows; of more, only the heads of the files are read while somebody waits
 SHOWN = 24  # rows that are kept to be shown, for each thing that one may want to see
+# Findings about rows that say whether a preference can be learnt at all; all others belong to the Data tab.
+JUDGED = ("equal_answers", "no_question", "contradiction", "constant_score", "balance", "length_bias", "empty_question")
 SHOWN_TEXT = 100_000  # characters; a longer row is not kept
 
 
@@ -44,10 +47,11 @@ def sampled(args: TrainArgs, folder: Path, workspace: Path, allowed: Sequence[Pa
         found = sets.read(args, workspace, allowed)
         step = -(-len(found.train) // SAMPLE) or 1
         survey.look(found.train[::step])
-        return survey.result(len(found.train), len(found.validation), _leaks(args, found.train, found.validation))
+        beside = _beside(args, chain(*entries), found.train, found.validation)
+        return survey.result(len(found.train), len(found.validation), beside)
     heads = [[row for entry in chosen for row in _head(entry, SAMPLE // len(chosen))] for chosen in entries]
     survey.look(heads[0])
-    return survey.result(*_guessed(args, sum(train), sum(held)), _leaks(args, *heads))
+    return survey.result(*_guessed(args, sum(train), sum(held)), _beside(args, (), *heads))
 
 
 def whole(
@@ -62,7 +66,9 @@ def whole(
     survey = Survey(args, fitness.subject(folder, args.model.template))
     survey.look(found.train, lambda done: progress(done, len(found.train)))
     survey.look(found.validation, held=True)
-    return survey.result(len(found.train), len(found.validation), _leaks(args, found.train, found.validation))
+    entries = sets.entries(args, [*args.data.train, *args.data.validation], workspace, allowed)
+    beside = _beside(args, entries, found.train, found.validation)
+    return survey.result(len(found.train), len(found.validation), beside)
 
 
 def ordered(args: TrainArgs, place: slice, workspace: Path, allowed: Sequence[Path] = EVERYWHERE) -> list[Row]:
@@ -78,13 +84,34 @@ def ordered(args: TrainArgs, place: slice, workspace: Path, allowed: Sequence[Pa
 def numbered(args: TrainArgs, number: int, workspace: Path, allowed: Sequence[Path] = EVERYWHERE) -> list[Row]:
     """The row of that number of each dataset that has one. Raises BoardError."""
     chosen = sets.entries(args, args.data.train, workspace, allowed)
-    found = (next((row for row in registry.load(entry) if row.number >= number), None) for entry in chosen)
+    found = (next((row for row in registry.rows(entry) if row.number >= number), None) for entry in chosen)
     return [row for row in found if row and row.number == number]
 
 
-def _leaks(args: TrainArgs, train: Iterable[Row], held: Iterable[Row]) -> list[Finding]:
-    """Questions on both sides; what the split holds out has none."""
-    return overlap(train, held) if args.data.validation else []
+def _beside(
+    args: TrainArgs, entries: Iterable[registry.Entry], train: Iterable[Row], held: Iterable[Row]
+) -> list[Finding]:
+    """What there is to say of rows before they meet a model."""
+    found = overlap(train, held) if args.data.validation else []  # what the split holds out is apart already
+    rest = []
+    for finding in findings.look(train):
+        if finding.kind in JUDGED:
+            found.append(replace(finding, fix=""))
+        elif finding.level != "note":
+            rest.append(finding)
+    if rest:
+        kinds = ", ".join(finding.kind.replace("_", " ") for finding in rest)
+        count = max(finding.count for finding in rest)
+        said = f"The rows themselves are worth a look: {kinds}."
+        found.append(Finding("rows", "note", said, count, hint="The Data tab shows these rows, and how to mend them."))
+    skipped: list[DataError] = []
+    for entry in entries:
+        if entry.skip_bad:
+            deque(registry.original(entry, skipped), maxlen=0)
+    if skipped:
+        many = "1 row cannot be read and is" if len(skipped) == 1 else f"{len(skipped):,} rows cannot be read and are"
+        found.append(Finding("unreadable", "note", f"{many} left out: {skipped[0]}", len(skipped)))
+    return found
 
 
 def _most(args: TrainArgs, rows: int) -> int:
@@ -92,7 +119,7 @@ def _most(args: TrainArgs, rows: int) -> int:
 
 
 def _head(entry: registry.Entry, rows: int | None) -> Iterator[Row]:
-    return islice(registry.load(entry), rows)
+    return islice(registry.rows(entry), rows)
 
 
 def _guessed(args: TrainArgs, train: int, validation: int) -> tuple[int, int]:
@@ -132,9 +159,8 @@ class Survey:
         self.args, self.subject = args, subject
         self.found: dict[str, _Tally] = defaultdict(_Tally)
         self.lengths: Counter[int] = Counter()
-        self.lost: Counter[str] = Counter()
-        self.kept = array("L")  # tokens of each row that is used, after the cut
-        self.rows = self.trained = self.showable = 0
+        self.kept = array("L")  # tokens of each sequence that is used, after the cut
+        self.rows = self.used = self.trained = self.showable = 0
         self.first: list[Row] = []
         self.chance, self.drawn = random.Random(args.steps.seed), []
         self.longest: list[tuple[int, int, Row]] = []
@@ -149,54 +175,65 @@ class Survey:
             for row in chunk:
                 if row.kind not in task.takes:
                     self.found["kind"].add(row, fitness.unsuited(row.kind, task.takes, task.title))
-            for row, tokens in zip(suited, self._tokenised(suited), strict=True):
-                if isinstance(tokens, DataError):
-                    self.found["refused"].add(row, tokens.text)
+            for row, views in zip(suited, self._viewed(suited), strict=True):
+                if isinstance(views, DataError):
+                    self.found["refused"].add(row, views.text)
                 elif not held:
-                    self._take(row, tokens)
+                    self._take(row, views)
             if not held:
                 self.rows += len(chunk)
                 progress(self.rows)
 
-    def _tokenised(self, rows: Sequence[Row]) -> list[list[Tokens] | DataError]:
+    def _viewed(self, rows: Sequence[Row]) -> list[list[View] | DataError]:
         """For each row the conversations that it holds as tokens, or why there are none."""
-        subject, said = self.subject, []
+        rendered: list[list[Rendered] | DataError] = []
         for row in rows:
             try:
-                said.append(fitness.rendered(row, subject, self.args.data.train_on))
+                rendered.append(fitness.rendered(row, self.subject, self.args.data))
             except DataError as problem:
-                said.append(problem)
-        texts = [talk.text for row in said if not isinstance(row, DataError) for talk in row]
-        encoded = iter(subject.tokenizer.encode_batch(texts))
+                rendered.append(problem)
+        texts = [talk.text for said in rendered if not isinstance(said, DataError) for talk in said]
+        encoded = iter(self.subject.tokenizer.encode_batch(texts))
         return [
-            row if isinstance(row, DataError) else [mark(talk, next(encoded), subject.tokenizer) for talk in row]
-            for row in said
+            said if isinstance(said, DataError) else fitness.views(said, [next(encoded) for _ in said], self.subject)
+            for said in rendered
         ]
 
-    def _take(self, row: Row, talks: list[Tokens]) -> None:
-        longest = max(len(talk.ids) for talk in talks)
-        self.lengths[longest] += 1
-        self._show(row, longest)
-        limit, trained = self.args.data.max_length, 0
-        for talk in talks:
-            for kind, what in fitness.of_tokens(row, talk, self.subject):
+    def _take(self, row: Row, views: list[View]) -> None:
+        self._show(row, max(len(view.encoded) for view in views))
+        for view in views:
+            for kind, what in fitness.of_tokens(row, view, self.subject):
                 self.found[kind].add(row, what)
-            trained += sum(talk.trained[1:limit])
         for kind, what in fitness.of_text(row, self.subject):
             self.found[kind].add(row, what)
         if len(self.first) < COMPARED:
             self.first.append(row)
             if fitness.foreign(row, self.subject):
                 self.found["foreign"].add(row, "")
-        if longest > limit:
-            part = "the end of the answer"
-            self.lost[part] += 1
+        self._count(row, views)
+
+    def _count(self, row: Row, views: list[View]) -> None:
+        """What is left of a row, and what is lost."""
+        limit = self.args.data.max_length
+        kept = fitness.cut(row, views, self.subject, self.args.data)
+        for part in kept.lost:
             self.found["cut"].add(row, part)
-        if trained or row.kind == "prompt":
-            self.kept.extend(min(len(talk.ids), limit) for talk in talks)
-            self.trained += trained
-        else:
+        trained = sum(last - max(first, 1) for _, found in kept.sides for first, last in found if last > 1)
+        if kept.sides and not trained and row.kind != "prompt":
             self.found["untrained"].add(row, "")
+        if row.kind == "text":
+            length = len(views[0].encoded)
+            pieces = [min(limit, length - begin) for begin in range(0, max(1, length - 1), limit - 1)]
+            if len(pieces) > 1:
+                self.found["divided"].add(row, "")
+            self.lengths.update(pieces)
+        else:
+            pieces = [len(ids) for ids, _ in kept.sides]
+            self.lengths[max(len(view.encoded) for view in views)] += 1
+        if trained or row.kind == "prompt":
+            self.used += 1
+            self.kept.extend(pieces if row.kind == "text" else [sum(pieces)])
+            self.trained += trained
 
     def _show(self, row: Row, length: int) -> None:
         """Keep some rows by chance, and the longest."""
@@ -225,19 +262,19 @@ class Survey:
             "longest": [row for *_, row in sorted(self.longest, reverse=True)],
         }
         shown |= {kind: tally.shown for kind, tally in self.found.items()}
-        packed = self.args.data.packing
+        packed, cut = self.args.data.packing, self.found.get("cut", _Tally())
         return Inspection(
             template=self.subject.template.name, max_length=self.args.data.max_length,
             total=total, held_out=held_out, rows=self.rows,
-            used=len(self.kept), tokens=sum(self.kept), trained=self.trained,
+            used=self.used, tokens=sum(self.kept), trained=self.trained,
             sequences=len(best_fit(self.kept, self.args.data.max_length)) if packed else len(self.kept),
-            lengths=dict(sorted(self.lengths.items())), lost=dict(self.lost), findings=tuple(found),
+            lengths=dict(sorted(self.lengths.items())), cut=cut.count, lost=dict(cut.what), findings=tuple(found),
             shown={kind: [replace(row, extra={}) for row in rows] for kind, rows in shown.items() if rows},
         )  # fmt: skip
 
     def _said(self, kind: str, tally: _Tally) -> Found:
         looked = len(self.first) if kind == "foreign" else self.rows
-        return fitness.said(kind, tally.count, looked, tally.what, tally.places, self.subject, self.args)
+        return fitness.said(kind, tally.count, looked, tally.what, tally.places, self.subject, self.args.data)
 
 
 def _showable(row: Row) -> bool:

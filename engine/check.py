@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data import fitness, models, preflight, survey
+from data.cut import View
 from data.fitness import Found
 from data.inspection import Inspection
-from data.mask import Tokens, mark
 from engine.contract.args import AnyArgs, TrainArgs
 from engine.contract.errors import ArgsError, BoardError, Problem
 
@@ -104,10 +104,9 @@ def _said(found: Inspection, args: TrainArgs, workspace: Path) -> Iterator[str]:
     folder = models.find(args.model.path, workspace, args.model.revision).folder or Path()
     subject = fitness.subject(folder, args.model.template)
     for row in found.shown.get("first", [])[:FIRST]:
-        for talk in fitness.rendered(row, subject, args.data.train_on):
-            tokens = mark(talk, subject.tokenizer.encode(talk.text), subject.tokenizer)
-            yield f"\n{Path(row.file).name}, row {row.number}, {len(tokens.ids):,} tokens\n"
-            yield marked(tokens, args.data.max_length)
+        for view in fitness.viewed(row, subject, args.data):
+            yield f"\n{Path(row.file).name}, row {row.number}, {len(view.encoded):,} tokens\n"
+            yield marked(view)
     yield ""
 
 
@@ -137,12 +136,11 @@ def _places(finding: Found) -> str:
     return "; ".join(f"{file} {', '.join(map(str, numbers))}" for file, numbers in files.items()) + more
 
 
-def marked(tokens: Tokens, longest: int) -> str:
-    """The text of a row up to `longest` tokens, with a mark where training begins and where it ends."""
-    said, place, inside = "", 0, False
-    for (start, end), trained in list(zip(tokens.offsets, tokens.trained, strict=True))[:longest]:
-        if trained != inside:
-            said += tokens.text[place:start] + (TRAINED if trained else READ)
-            place, inside = start, trained
-        said, place = said + tokens.text[place:end], max(place, end)
-    return said + (READ if inside else "")
+def marked(view: View) -> str:
+    """The text of a conversation, with a mark where training begins and where it ends."""
+    said, place = "", 0
+    for first, last in view.stretches:
+        begin, end = view.encoded.span(first)[0], view.encoded.span(last - 1)[1]
+        said += f"{view.rendered.text[place:begin]}{TRAINED}{view.rendered.text[begin:end]}{READ}"
+        place = end
+    return said + view.rendered.text[place:]
