@@ -113,7 +113,10 @@ def questions(workspace: Path, names: Sequence[str], count: int = 3) -> list[str
     asked: list[str] = []
     for run in {run.id: run for name in names if (run := _run_of(workspace, name))}.values():
         for record in islice(records(run.heldout_path), 100):
-            asked += [turn["content"] for turn in record["messages"] if turn["role"] == "user"][:1]
+            said = record.get("messages") or record.get("prompt") or []
+            asked += [turn["content"] for turn in said if turn["role"] == "user" and isinstance(turn["content"], str)][
+                :1
+            ]
     return list(dict.fromkeys(["What is your name?", *sorted(asked, key=len)]))[:count]
 
 

@@ -12,7 +12,7 @@ import json
 import random
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import torch
 
 from data import registry
 from data.conversation import Row
+from data.formats import restored
 from engine import lineage, metrics
 from engine.contract.args import EvaluateArgs
 from engine.contract.errors import DataError, ModelError, ResourceError
@@ -111,7 +112,7 @@ def _candidates(args: EvaluateArgs, run: Run, report: Report) -> dict[str, Candi
 def _rows(args: EvaluateArgs, tuned: Lineage, run: Run) -> tuple[list[Row], str]:
     """The rows to judge on, and where they come from, in words."""
     if not args.data:
-        return _held_out(tuned), f"held out by {tuned.run.id}" if tuned.run else ""
+        return _held_out(tuned)
     found = []
     for name in args.data:
         # Whoever may write an args file may read the file system: paths from the page are confined by the page.
@@ -120,15 +121,24 @@ def _rows(args: EvaluateArgs, tuned: Lineage, run: Run) -> tuple[list[Row], str]
     return found, ", ".join(args.data)
 
 
-def _held_out(tuned: Lineage) -> list[Row]:
-    kept = list(records(tuned.run.heldout_path)) if tuned.run else []
-    if not kept:
-        whose = f"{tuned.run.id} held out no rows" if tuned.run else f"{tuned.weights.ref} is not a run of this board"
-        raise DataError(
-            f"{whose}, so there are none to judge on.",
-            "Choose a dataset that it was not trained on, or train again with a held-out share.",
-        )
-    return [Row(row["messages"], row["tools"], row["file"], row["number"]) for row in kept]
+def _held_out(tuned: Lineage) -> tuple[list[Row], str]:
+    """The rows that the run kept for a test, which nothing has seen; without any, those that measured its training."""
+    if tuned.run:
+        for path, how in ((tuned.run.test_path, "kept for a test"), (tuned.run.heldout_path, "held out")):
+            if kept := [_restored(record) for record in records(path)]:
+                return kept, f"{how} by {tuned.run.id}"
+    whose = f"{tuned.run.id} held out no rows" if tuned.run else f"{tuned.weights.ref} is not a run of this board"
+    raise DataError(
+        f"{whose}, so there are none to judge on.",
+        "Choose a dataset that it was not trained on, or train again with a held-out share.",
+    )
+
+
+def _restored(record: dict[str, Any]) -> Row:
+    """A row that a run wrote down, as a conversation: of a preference, the answer that was chosen."""
+    kept = {key: value for key, value in record.items() if key not in ("kind", "file", "number")}
+    row = restored(kept, record.get("kind", "conversation"), record["file"], record["number"])
+    return replace(row, messages=[*row.messages, *(row.chosen or [])], kind="conversation") if row.chosen else row
 
 
 def _warn_of_seen_rows(args: EvaluateArgs, pair: dict[str, Candidate], report: Report) -> None:
@@ -297,7 +307,9 @@ class _Book:
         self.report.result(sentence, **summary)
 
     def _sentence(self, found: dict[str, metrics.Comparison], stopped: bool) -> str:
-        which = "held-out loss" if not self.args.data else "loss"
+        which = (
+            "loss" if self.args.data else "test loss" if self.origin.startswith("kept for a test") else "held-out loss"
+        )
         said = []
         if self.comparable:
             said.append(metrics.sentence(which, found["loss"], self.args.confidence))

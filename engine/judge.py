@@ -20,6 +20,7 @@ from data.conversation import Row
 from data.prepare import UNTRAINED, Example, prepare
 from data.render import ChatTemplate
 from data.tokens import TextTokenizer
+from engine.contract.errors import DataError
 from engine.report import Stop
 from engine.turn import end_of_turn
 
@@ -53,7 +54,14 @@ class Measured:
 
 
 def items_of(rows: Sequence[Row], folder: Path, template: str | None, max_length: int) -> list[Item | None]:
-    """The rows for the model in `folder`, in their order; None for one whose answers all lie behind `max_length`."""
+    """The rows for the model in `folder`, in their order; None for one whose answers all lie behind `max_length`.
+
+    Raises DataError for rows without an answer to judge.
+    """
+    if plain := [row for row in rows if row.kind == "text"]:
+        raise DataError(
+            "a text holds no answer to judge.", "Choose conversations.", file=plain[0].file, row=plain[0].number
+        )
     chat, tokenizer = ChatTemplate.of(folder, template), TextTokenizer.of(folder)
     prepared = prepare(rows, chat, tokenizer, max_length=max_length)
     left = iter(prepared.rows)

@@ -1,90 +1,175 @@
 """From dataset names to batches: read, hold out, render, mask, cut and pack through `data/`, then collate for torch.
 
-The very functions that the page's preview and forecast use, so that what is shown is what is trained.
+The very functions that the page's preview and forecast use, so that what is shown is what is trained. What was prepared
+is kept in the workspace's cache and read from there, memory-mapped, so rows need no memory however many there are.
 """
 
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import date
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 
 from data import sets
-from data.pack import packed
-from data.prepare import Example, Prepared, prepare
+from data.batches import Batch, batches, workers_for
+from data.conversation import Row
+from data.outcome import Report as Outcome
+from data.pack import sequences
+from data.pairs import Pairs
+from data.prepare import Examples, reported
 from data.render import ChatTemplate
+from data.store import Changed, Kept, Store
 from data.tokens import TextTokenizer
 from engine.contract.args import TrainArgs
 from engine.contract.errors import DataError
+from engine.contract.machine import machine
 from engine.contract.rundir import Run
 from engine.report import Report
+
+SAID_EVERY = 0.5  # seconds between two words on how far the preparation is
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+UNREAD = {"name", "title", "path", "description", "licence", "origin", "patch"}  # of an entry: what its rows don't show
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What is trained on and what is held out, tokenised. `validation` is None when nothing is held out."""
+    """What is trained on and what is held out, tokenised. `validation` is None when nothing is held out.
+
+    kept: what the sets read from the disk, which stays there as long as this object.
+    """
 
     train: Dataset
     validation: Dataset | None
     trained_rows: int
+    kept: tuple[Kept, ...] = ()
 
 
 def rows_of(args: TrainArgs, folder: Path, run: Run, report: Report) -> Rows:
-    """The run's rows; what became of them is reported, and the held-out ones are kept for Evaluate."""
-    template = ChatTemplate.of(folder, None if args.model.template == "auto" else args.model.template)
-    tokenizer = TextTokenizer.of(folder)
+    """The run's rows; what became of them is reported, and what is held out is written down for Evaluate."""
     found = sets.read(args, run.workspace)
-    train, validation = found.train, found.validation
-    with open(run.heldout_path, "w", encoding="utf-8") as file:
-        for row in validation:
-            record = {"messages": row.messages, "tools": row.tools, "file": row.file, "number": row.number}
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
-
-    workers = args.data.workers if isinstance(args.data.workers, int) else 0
-    options: dict[str, Any] = {"train_on": args.data.train_on, "max_length": args.data.max_length, "workers": workers}
-    prepared = prepare(train, template, tokenizer, **options)
-    _say(prepared, "train", report)
-    if not prepared.rows:
+    _write(found.validation, run.heldout_path)
+    if found.test:
+        _write(found.test, run.test_path)
+    work = Preparation(args, folder, run, report)
+    train = work.prepared(found.train, "train")
+    if not train.report.examples:
         raise DataError(
             "No row has a token to train on.", "Raise data.max_length, or look at the rows: are there answers?"
         )
-    held = prepare(validation, template, tokenizer, **options) if validation else None
-    if held is not None:
-        _say(held, "held out", report)
-    return Rows(
-        train=_dataset(prepared.rows, args),
-        validation=_dataset(held.rows, args) if held and held.rows else None,
-        trained_rows=len(prepared.rows),
-    )
+    held = work.prepared(found.validation, "held out") if found.validation else None
+    sets_kept = [work.packed(kept) for kept in (train, held) if kept is not None and len(kept)]
+    datasets = [concatenate_datasets([Dataset.from_file(str(path)) for path in kept.paths]) for kept in sets_kept]
+    return Rows(datasets[0], datasets[1] if datasets[1:] else None, train.report.rows_used, tuple(sets_kept))
 
 
-def _say(prepared: Prepared, which: str, report: Report) -> None:
-    facts = prepared.report
-    report.note(
-        f"{facts.rows_used:,} rows {which}: {facts.tokens:,} tokens, {facts.trained_tokens:,} of them trained, "
-        f"the longest row {facts.longest:,}.",
-        rows=facts.rows_used, tokens=facts.tokens, trained_tokens=facts.trained_tokens, which=which,
-    )  # fmt: skip
-    for sentence in facts.warnings:
-        report.warn(f"{which}: {sentence}")
+class Preparation:
+    """Rows to tokens for one run, through the cache of its workspace."""
+
+    def __init__(self, args: TrainArgs, folder: Path, run: Run, report: Report) -> None:
+        self.args, self.folder, self.run, self.report = args, folder, run, report
+        self.store = Store(run.workspace / "cache" / "tokens")
+        template = ChatTemplate.of(folder, None if args.model.template == "auto" else args.model.template)
+        self.maker = maker_of(args, template, TextTokenizer.of(folder))
+
+    def prepared(self, rows: Sequence[Row], which: str) -> Kept:
+        """The rows as tokens, made or found; `which` is the name of the set for people."""
+        matters = self._matters(which)
+        said = self.args.data.workers
+        workers = said if isinstance(said, int) else workers_for(len(rows), machine().cores)
+
+        def make(done: Outcome) -> Iterator[Batch]:
+            rest = islice(rows, done.rows, None)
+            yield from reported(batches(rest, self.maker, workers), done, skip=self.args.data.bad_rows == "skip")
+            if self._matters(which) != matters:
+                raise Changed("the data changed while they were read.", "Start again.")
+
+        kept = self.store.open(self.store.key(**matters), make, self._progress(len(rows)))
+        facts = kept.report
+        self.report.note(
+            f"{facts.rows_used:,} rows {which}: {facts.tokens:,} tokens, {facts.trained_tokens:,} of them trained, "
+            f"the longest row {facts.longest:,}{'' if kept.made else '; found as they were prepared before'}.",
+            rows=facts.rows_used, tokens=facts.tokens, trained_tokens=facts.trained_tokens, which=which,
+            made=kept.made,
+        )  # fmt: skip
+        for sentence in facts.warnings:
+            self.report.warn(f"{which}: {sentence}")
+        return kept
+
+    def packed(self, kept: Kept) -> Kept:
+        """The same rows in sequences of the maximum length, if the arguments want that."""
+        if not self.args.data.packing:
+            return kept
+        capacity = self.args.data.max_length
+        ids, labels = kept.column("input_ids"), kept.column("labels")
+        return self.store.open(
+            self.store.key(packed=kept.folder.name, capacity=capacity),
+            lambda done: sequences(ids, labels, ids.lengths, capacity, done),
+        )
+
+    def _matters(self, which: str) -> dict[str, Any]:
+        """All that decides on the tokens of a set, as text and numbers."""
+        args, template = self.args, self.maker.template
+        named = [*args.data.train, *args.data.validation]
+        written = template.source + (template.tool_source or "")
+        return {
+            "which": which,
+            "made as": type(self.maker).__name__,
+            "options": args.data.model_dump(mode="json", exclude={"workers", "packing"}),
+            "seed": args.steps.seed,
+            "data": [
+                [
+                    entry.model_dump(mode="json", exclude=UNREAD),
+                    entry.path.suffixes,
+                    *map(self.store.digest, (entry.path, entry.patch)),
+                ]
+                for entry in sets.entries(args, named, self.run.workspace, sets.EVERYWHERE)
+            ],
+            "tokenizer": [self.store.digest(self.folder / name) for name in TOKENIZER_FILES],
+            "template": [template.source, template.tool_source, dict(template.tokens)],
+            "day": date.today().isoformat() if "strftime_now" in written else "",
+        }
+
+    def _progress(self, total: int) -> Callable[[int], None]:
+        begun = spoken = time.monotonic()
+        first: int | None = None
+
+        def said(done: int) -> None:
+            nonlocal first, spoken
+            now = time.monotonic()
+            first = done if first is None else first
+            if now - spoken >= SAID_EVERY:
+                spoken = now
+                made = done - first
+                self.report.progress(done, total, (now - begun) / made * (total - done) if made else None)
+
+        return said
 
 
-def _dataset(examples: list[Example], args: TrainArgs) -> Dataset:
-    if args.data.packing:
-        bins = packed(examples, args.data.max_length)
-        return Dataset.from_dict({
-            "input_ids": [bin.input_ids for bin in bins],
-            "labels": [bin.labels for bin in bins],
-            "position_ids": [bin.position_ids for bin in bins],
-        })  # fmt: skip
-    return Dataset.from_dict({
-        "input_ids": [example.input_ids for example in examples],
-        "labels": [example.labels for example in examples],
-    })  # fmt: skip
+def maker_of(args: TrainArgs, template: ChatTemplate, tokenizer: TextTokenizer) -> Examples | Pairs:
+    """What turns rows into examples for the task of `args`."""
+    data = args.data
+    options: dict[str, Any] = {
+        "max_length": data.max_length, "cut": data.cut, "thoughts": data.thoughts, "skip": data.bad_rows == "skip"
+    }  # fmt: skip
+    if "preference" in args.task.takes:
+        return Pairs(template, tokenizer, **options)
+    return Examples(template, tokenizer, train_on=data.train_on, **options)
+
+
+def _write(rows: Sequence[Row], path: Path) -> None:
+    """The rows as a file of JSON lines that `data.formats.restored` reads back."""
+    with open(path, "w", encoding="utf-8") as file:
+        for row in rows:
+            record = {**row.record(), "kind": row.kind, "tools": row.tools, "file": row.file, "number": row.number}
+            file.write(json.dumps(record, ensure_ascii=False, default=str) + "\n")
 
 
 @dataclass(frozen=True)

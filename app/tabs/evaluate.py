@@ -200,7 +200,7 @@ class Evaluate:
             return []
         if run is None:
             return [Problem("data", "Only a run has held-out rows. Choose a dataset to judge this one on.")]
-        if not run.heldout_path.is_file() or not run.heldout_path.stat().st_size:
+        if not any(path.is_file() and path.stat().st_size for path in (run.test_path, run.heldout_path)):
             return [Problem("data", f"{run.id} held out no rows. Choose a dataset that it was not trained on.")]
         return []
 

@@ -78,8 +78,13 @@ class Run:
 
     @property
     def heldout_path(self) -> Path:
-        """The rows that a training run never trained on, as messages, one JSON object a line."""
+        """The rows that measure a training run and that it never trains on, one JSON object a line."""
         return self.path / "heldout.jsonl"
+
+    @property
+    def test_path(self) -> Path:
+        """The rows that a training run never sees at all, if it kept any, one JSON object a line."""
+        return self.path / "test.jsonl"
 
     @property
     def results_path(self) -> Path:

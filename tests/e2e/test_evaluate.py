@@ -193,6 +193,27 @@ def test_a_run_without_held_out_rows_says_what_to_do(workspace: Path) -> None:
     assert any("was trained on rows of sums.jsonl" in warning for warning in warnings)
 
 
+def test_rows_kept_for_a_test_are_judged_on_before_those_held_out(workspace: Path) -> None:
+    trained = tuned.adapter_run(workspace)
+    lines = trained.heldout_path.read_text().splitlines(keepends=True)
+    trained.test_path.write_text("".join(lines))
+    trained.heldout_path.write_text("".join(lines[:3]))
+    found = summary(do(workspace, tuned=trained.id))
+    assert found["rows"] == 12 and found["rows_from"] == f"kept for a test by {trained.id}"
+    assert "test loss" in found["sentence"].lower()
+
+
+def test_of_a_preference_the_chosen_answer_is_judged(workspace: Path) -> None:
+    trained = tuned.adapter_run(workspace)
+    kept = [json.loads(line) for line in trained.heldout_path.read_text().splitlines()]
+    for row in kept:
+        *row["prompt"], answer = row.pop("messages")
+        row |= {"kind": "preference", "chosen": [answer], "rejected": [{"role": "assistant", "content": "No."}]}
+    plain = rows(do(workspace, tuned=trained.id))
+    trained.heldout_path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+    assert [row["reference"] for row in rows(do(workspace, tuned=trained.id))] == [row["reference"] for row in plain]
+
+
 def test_few_rows_are_judged_honestly(workspace: Path) -> None:
     found = summary(do(workspace, tuned=tuned.adapter_run(workspace).id, max_rows=3))
     assert found["verdict"] == "too few rows" and found["rows"] == 3

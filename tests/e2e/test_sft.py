@@ -215,7 +215,7 @@ def test_rows_cut_to_nothing_are_counted_and_never_trained(workspace: Path) -> N
     long = {"messages": [{"role": "user", "content": "Well, " * 100}, {"role": "assistant", "content": "No."}]}
     with open(workspace / "datasets" / "sums.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps(long) + "\n")
-    run = train(workspace, *LORA, "steps.max_steps=1")
+    run = train(workspace, *LORA, "steps.max_steps=1", "data.cut=answer")
     assert any("1 row has no trained token left" in event["text"] for event in events(run, "warning"))
     assert events(run, "note")[0]["facts"]["rows"] == 12
 
