@@ -114,9 +114,8 @@ def questions(workspace: Path, names: Sequence[str], count: int = 3) -> list[str
     for run in {run.id: run for name in names if (run := _run_of(workspace, name))}.values():
         for record in islice(records(run.heldout_path), 100):
             said = record.get("messages") or record.get("prompt") or []
-            asked += [turn["content"] for turn in said if turn["role"] == "user" and isinstance(turn["content"], str)][
-                :1
-            ]
+            first = next((turn["content"] for turn in said if turn["role"] == "user"), None)
+            asked += [first] if isinstance(first, str) else []
     return list(dict.fromkeys(["What is your name?", *sorted(asked, key=len)]))[:count]
 
 
