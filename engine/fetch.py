@@ -84,7 +84,8 @@ def fetch(
                 prepare(entries[name], folder, given, say)
         return folder
     if name in entries:
-        return from_hub(entries[name]["hub"][0], revision, say, code=code, watch=watch)
+        entry = entries[name]
+        return from_hub(entry["hub"][0], revision or entry.get("revision"), say, code=code, watch=watch)
     if "/" in name:
         return from_hub(name, revision, say, code=code, watch=watch)
     near = difflib.get_close_matches(name, entries, n=1, cutoff=0.4)
