@@ -49,7 +49,7 @@ def _is_phone(match: str) -> bool:
 
 def _is_address(match: str) -> bool:
     domain = match.rpartition("@")[2].lower()
-    return not STAND_IN.search(domain)
+    return bool(domain) and not STAND_IN.search(domain)
 
 
 def _is_password(match: str) -> bool:
@@ -84,10 +84,11 @@ PHONE = re.compile(
     r"(?<![\w.+-])(?:\+\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d{2,4}(?:[ .-]?\d{2,4}){2,4}"
     r"|\(\d{3}\) ?\d{3}[-.]\d{4}|\d{3}-\d{3}-\d{4}|1[3-9]\d-?\d{4}-?\d{4})(?![\w-]|\.\d)"
 )
-MAIL = re.compile(r"\b[A-Za-z0-9][\w.+-]*@(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,}\b")
+# what stands between a password and its host is no address, and goes by without being taken
+MAIL = re.compile(r"://[^\s/@]*@|(\b[A-Za-z0-9][\w.+-]*@(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,}\b)")
 IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b")
 PERSONAL = (
-    Sort("e-mail address", ("@",), MAIL, _is_address),
+    Sort("e-mail address", ("@",), MAIL, _is_address, 1),
     Sort("IBAN", (), IBAN, _is_iban),
     Sort("card number", (), CARD, _is_card),
     Sort("phone number", (), PHONE, _is_phone),
@@ -107,7 +108,7 @@ def found(text: str, sorts: tuple[Sort, ...]) -> Iterator[tuple[Sort, re.Match[s
             if not numbers:
                 continue
         for match in sort.pattern.finditer(text):
-            if sort.holds(match.group(sort.group)):
+            if sort.holds(match.group(sort.group) or ""):
                 yield sort, match
 
 
