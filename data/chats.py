@@ -5,6 +5,7 @@ Knows nothing of files, and of the other formats only that their prompts and ans
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from data.conversation import ROLES, Message, as_text, conversation, from_json, message
@@ -51,7 +52,8 @@ def texts(value: Any) -> list[str] | None:
 def spoken(turn: dict[str, Any], values: Values) -> Message:
     """One turn as a message; a turn may say its role and its content under any of the usual keys."""
     role, content = values.key("role", turn), values.key("content", turn)
-    return message(turn.get(role), turn.get(content), turn, values.roles, pictures=True)
+    more = turn if len(turn) > 2 else None  # nothing but the role and the content
+    return message(turn.get(role), turn.get(content), more, values.roles, pictures=True)
 
 
 def alternating(turns: list[str]) -> list[Message]:
@@ -94,7 +96,7 @@ def unanswered(values: Values) -> bool:
     return bool(turns) and all(speaks(turn, values) in ("system", "user") for turn in turns or [])
 
 
-def _said_by(*keys: str):
+def _said_by(*keys: str) -> Callable[[Values], bool]:
     def fits(values: Values) -> bool:
         turns = objects(values("messages"))
         if not turns:

@@ -229,6 +229,8 @@ def message(
         raise DataError(f"the role {str(role)[:40]!r} is not known; use one of {', '.join(ROLES)}.")
     if kind == "call":
         return {"role": "assistant", "content": "", "tool_calls": _calls(content)}
+    if not more and isinstance(content, str):
+        return {"role": kind, "content": content}
     calls = _calls(more["tool_calls"]) if more.get("tool_calls") else []
     reasoning = next((as_text(more[name], name) for name in REASONING if more.get(name)), "")
     if isinstance(content, dict) and "type" in content:

@@ -106,17 +106,27 @@ def row(
     if name := next((name for name in AUDIO if record.get(name)), None):
         raise DataError(f"the column {name} holds sound; only text and pictures can be trained.")
     built = form.build(values)
-    places = [folder / Path(file).parent, folder] if folder else [Path(file).parent]
-    placed = Placed(values("images"), values("videos"), places)
-    built["messages"] = placed.put(built["messages"])
-    for name in ("chosen", "rejected"):
-        if built.get(name):
-            built[name] = placed.inside(built[name])
-    tools = conversation.tools(values("tools"))
+    _show(values, built, file, folder)
+    tools = conversation.tools(given) if (given := values("tools")) else None
     extra = {**values.rest(OWN[form.kind]), **built.pop("extra", {})}
     made = Row(tools=tools, file=file, number=number, kind=form.kind, extra=extra, **built)
     check(made)
     return made.filled(fill) if fill else made
+
+
+def _show(values: Values, built: dict[str, Any], file: str, folder: Path | None) -> None:
+    """Puts the pictures of a row into its messages; most rows have none, and are left as they are."""
+    images, videos = values("images"), values("videos")
+    sides = [name for name in ("messages", "chosen", "rejected") if built.get(name)]
+    plain = all(isinstance(turn["content"], str) and "<img>" not in turn["content"] for n in sides for turn in built[n])
+    if plain and not images and not videos:
+        return
+    here = Path(file).parent
+    placed = Placed(images, videos, [folder / here, folder] if folder else [here])
+    built["messages"] = placed.put(built["messages"])
+    for name in sides:
+        if name != "messages":
+            built[name] = placed.inside(built[name])
 
 
 def recognise(records: Iterable[Record], file: Path | str | None = None) -> Mapping:

@@ -101,19 +101,23 @@ class Values:
         self.columns = mapping.columns
         self.fields = {field.name: field for field in fields}
         self.read: set[str] = set()  # the columns that were asked for, whatever was in them
-        folded = {str(name).lower(): name for name in record}
-        self.folded = {name: own for name, own in folded.items() if name != own}
+        others = [name for name in record if not (isinstance(name, str) and name.islower())]
+        self.folded = {str(name).lower(): name for name in others}
 
     def __call__(self, name: str) -> Any:
         path = self.column(name)
         if not path:
             return None
-        self.read |= {path, *(part.strip() for part in path.split(","))}
+        self.read.add(path)
+        if "," in path:
+            self.read.update(part.strip() for part in path.split(","))
         return self.at(path)
 
     def at(self, path: str) -> Any:
         """What lies at a column, a dotted path, or at several columns: then a list, when none of them is missing."""
-        if "," not in path or path in self.record:
+        if path in self.record:
+            return self.record[path]
+        if "," not in path:
             return at(self.record, path)
         found = [at(self.record, self.folded.get(part.strip(), part.strip())) for part in path.split(",")]
         return None if any(value is None for value in found) else found
@@ -122,10 +126,13 @@ class Values:
         """The column that holds the field: the one of the mapping, else the first usual name that has a value."""
         if name in self.columns or name not in self.fields:
             return self.columns.get(name, "")
-        names = self.fields[name].names
-        if found := next((usual for usual in names if self.at(usual) is not None), ""):
-            return found
-        others = (self.folded.get(usual.lower(), "") for usual in names) if self.folded else ()
+        for usual in self.fields[name].names:
+            value = self.record.get(usual)
+            if value is None and ("." in usual or "," in usual):
+                value = self.at(usual)
+            if value is not None:
+                return usual
+        others = (self.folded.get(usual.lower(), "") for usual in self.fields[name].names) if self.folded else ()
         return next((other for other in others if other and self.record[other] is not None), "")
 
     def key(self, name: str, thing: Names[str, Any]) -> str:

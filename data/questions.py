@@ -6,6 +6,7 @@ Knows nothing of files, nor of how several answers to one question are judged.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from data.chats import (
@@ -57,7 +58,7 @@ def asked(values: Values, *names: str, between: str = "\n") -> str:
     return between.join(text for text in found if text.strip())
 
 
-def _has(*names: str):
+def _has(*names: str) -> Callable[[Values], bool]:
     return lambda values: all(values(name) is not None for name in names)
 
 
@@ -67,7 +68,7 @@ def _alpaca(values: Values) -> dict[str, Any]:
     return {"messages": around(values, [message("user", question), message("assistant", answer)])}
 
 
-def _pair(first: str, second: str):
+def _pair(first: str, second: str) -> Callable[[Values], dict[str, Any]]:
     def build(values: Values) -> dict[str, Any]:
         turns = pair(values, first, second)
         told = asked(values, "context") if "context" in values.fields else ""
