@@ -56,7 +56,7 @@ def json_file(source: Source) -> Rows:
     with source.characters() as text:
         head = text.read(PIECE)
         first, _, rest = head.lstrip().partition("\n")
-        if first.startswith("{") and rest.strip() and _is_json(first):  # JSON lines under the ending .json are common
+        if first.startswith("{") and rest.strip() and is_json(first):  # JSON lines under the ending .json are common
             yield from _by_line(head, text, source)
         else:
             yield from _document(Scanner(text, head), source)
@@ -294,7 +294,8 @@ def _enter(scan: Scanner) -> bool:
         return False
 
 
-def _is_json(text: str) -> bool:
+def is_json(text: str) -> bool:
+    """Whether the text is one whole JSON value."""
     try:
         json.loads(text)
     except (ValueError, RecursionError):

@@ -122,6 +122,11 @@ def _looks_like_data(first: Sequence[str]) -> bool:
     return any(after != before + 1 for before, after in pairwise(numbers))
 
 
+def names_columns(first: Sequence[str]) -> bool:
+    """Whether every cell is such as columns are called; commas in prose divide it into other things."""
+    return not _looks_like_data(first) and all(re.fullmatch(r"\w[\w .()/-]*", cell) for cell in first)
+
+
 def _head(lines: Iterator[str]) -> list[str]:
     head: list[str] = []
     length = 0
@@ -176,7 +181,7 @@ def workbook(source: Source) -> Rows:
                     continue
             row += 1
             if any(cell not in (None, "") for cell in cells[len(header.names) :]):
-                source.bad(row, *_ragged(len(cells), len(header.names)))
+                source.bad(row, "a cell lies outside the columns that the header names.", "Give its column a name.")
             else:
                 yield row, _named(header.names, cells)
 
