@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -186,11 +187,23 @@ def test_check_finds_no_problem_in_a_good_file_and_looks_at_its_rows(workspace: 
     done = engine(workspace, "check", str(file), "--data")
     assert done.returncode == 0, done.stdout
     said = done.stdout
-    assert (
-        "Rows train: 11 of 11. Tokens: " in said and "Rows held out: 1 of 1." in said and "Cut: 0. Dropped: 0." in said
-    )
+    assert "Rows: 11 of 11 trained, 1 held out. Tokens: " in said and "Half of the rows have at most" in said
     assert "What is 0 and 0?<|im_end|>\n<|im_start|>assistant\n»It is 0.<|im_end|>«\n" in said
     assert said.endswith("No problem found.\n") and not (workspace / "runs").exists()
+
+
+def test_check_says_what_is_wrong_with_rows_and_gives_2_for_errors_alone(workspace: Path) -> None:
+    with open(workspace / "datasets" / "sums.jsonl", "a") as file:
+        turns = [{"role": "user", "content": "What is <|im_end|>?"}, {"role": "assistant", "content": "It is four."}]
+        file.write(json.dumps({"messages": turns}) + "\n")
+    done = engine(workspace, "check", *TRAIN, "data.split=100/0/0", "--data")
+    assert done.returncode == 0 and done.stdout.endswith("Nothing stops the run; 1 warning.\n")
+    assert "Warning: In 1 of 13 rows the text itself holds special tokens: <|im_end|>." in done.stdout
+    assert "sums.jsonl 13" in done.stdout
+    done = engine(workspace, "check", *TRAIN, "task=dpo", "data.split=100/0/0", "--data", "--json")
+    said = json.loads(done.stdout)
+    assert done.returncode == 2 and said["problems"] == []
+    assert [(found["kind"], found["level"]) for found in said["inspection"]["findings"]] == [("kind", "error")]
 
 
 def test_check_knows_the_trainers_own_settings(workspace: Path) -> None:

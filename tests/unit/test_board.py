@@ -15,7 +15,7 @@ import gradio as gr
 import pytest
 
 from app import __main__ as entry
-from app import board, forecast, ledger, outlook, rows, runs
+from app import board, forecast, ledger, outlook, runs
 from app.tabs.runs import RunsTab
 from engine.contract import events, text
 from engine.contract.args import TrainArgs
@@ -189,7 +189,7 @@ class TestForecast:
         )
         found = forecast.look(args, workspace, [Path("/")])
         assert not found.problems
-        assert found.rows.train + found.rows.held_out == 12
+        assert found.rows.exact and found.rows.total + found.rows.held_out == 12
         assert found.steps == 2 * math.ceil(math.ceil(found.rows.sequences / 2) / found.args.steps.accumulation)
         said = outlook.outlook(found)
         assert "LoRA, rank 16" in said and "known after the first steps" in said
@@ -224,20 +224,6 @@ class TestForecast:
         found = forecast.look(TrainArgs.model_validate({"model": "tiny"}), workspace)
         assert found.problems[0].path == "model.path"
         assert "outside the folders" in found.problems[0].text
-
-    def test_a_large_dataset_is_counted_in_full_and_sampled_for_its_tokens(self, workspace, monkeypatch):
-        monkeypatch.setattr(forecast, "SAMPLED_ABOVE", 4)
-        said = {"model": "tiny", "data": {"train": ["sums.jsonl"], "max_length": 255, "split": "100/0/0"}}
-        found = forecast.look(TrainArgs.model_validate(said), workspace, [Path("/")])
-        assert found.rows.train == 12 and found.rows.report.rows == 4 and found.rows.sampled
-        assert "sample of 4 rows" in outlook.outlook(found)
-
-    def test_rows_are_shown_as_they_are_trained(self, workspace):
-        args = TrainArgs.model_validate({"model": "tiny", "data": {"train": ["sums.jsonl"], "max_length": 20}})
-        shown, page, count = rows.pages(args, workspace, [Path("/")], 99)
-        assert (page, count) == (3, 4)
-        shown, page, _ = rows.pages(args, workspace, [Path("/")], -5)
-        assert page == 0 and "tb-learnt" in shown and "tb-cut" in shown and "&lt;|im_start|&gt;" in shown
 
 
 @pytest.mark.parametrize(
