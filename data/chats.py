@@ -140,7 +140,7 @@ def _pairs(values: Values) -> dict[str, Any]:
 
 
 def _instances_fit(values: Values) -> bool:
-    found = objects(values("instances"))
+    found = objects(values("instances")) or []
     return bool(found) and "output" in found[0] and isinstance(values("instruction"), str)
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 import glob
 import hashlib
 import http.client
+import itertools
 import os
+import re
 import shutil
 import urllib.error
 import urllib.request
@@ -21,6 +23,8 @@ from engine.contract.errors import BoardError, DataError, ResourceError
 CHUNK = 1 << 20
 TIMEOUT = 30  # seconds without a byte
 ATTEMPTS = 5  # a connection that breaks is made again, as long as something has arrived through it
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 Tell = Callable[[int], None]
 Stop = Callable[[], bool]
@@ -88,14 +92,47 @@ def room(folder: Path, needed: int) -> None:
         raise ResourceError(text, "Make room, or choose a smaller part.")
 
 
+def get(url: str, into: Path, *, tell: Tell | None = None, stop: Stop | None = None) -> Path:
+    """Gets the file at an https address into a folder, under its own name or, when that is taken, the next free one.
+
+    The page of a file on Hugging Face or GitHub stands for the file. Raises as `fetch`, and DataError for what is no
+    address of a file, or is a web page.
+    """
+    url = direct(url.strip())
+    to = free(into / name_of(url))
+    fetch(url, to, tell=tell, stop=stop)
+    with to.open("rb") as file:
+        start = file.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if start.startswith((b"<!doctype html", b"<html")):
+        to.unlink()
+        raise DataError(f"{url} is a web page, not a file of rows.", "Copy the address of its download link.")
+    return to
+
+
+def direct(url: str) -> str:
+    """The address of the file that a hub's page shows."""
+    for host, shown, raw in (("huggingface.co", "/blob/", "/resolve/"), ("github.com", "/blob/", "/raw/")):
+        if url.startswith(f"https://{host}/"):
+            return url.replace(shown, raw, 1)
+    return url
+
+
+def free(path: Path) -> Path:
+    """The path, or the next one beside it that nothing has: `rows-2.jsonl.gz`."""
+    stem, dot, endings = path.name.partition(".")
+    names = (path.name if count == 1 else f"{stem}-{count}{dot}{endings}" for count in itertools.count(1))
+    return next(path.with_name(name) for name in names if not path.with_name(name).exists())
+
+
 def name_of(url: str) -> str:
-    """The file name at the end of an address; raises DataError for what is no http or https address of a file."""
+    """The file name at the end of an address; raises DataError for what is no https address of a file."""
     try:
         parts = urlsplit(url)
+        name = Path(unquote(parts.path)).name
+        safe = parts.scheme == "https" or parts.scheme == "http" and parts.hostname in LOOPBACK
     except ValueError:
-        parts = urlsplit("")
-    name = Path(unquote(parts.path)).name
-    if parts.scheme not in ("http", "https") or not parts.hostname or not name or "\0" in name:
+        name, safe = "", False
+    if not safe or not name.strip(".") or re.search(r"[\x00-\x1f]", name):
         raise DataError(f"{url[:80]!r} is not the address of a file.", "It starts with https:// and ends with a name.")
     return name
 
@@ -124,6 +161,9 @@ def _take(
             part.unlink()
             return _take(url, part, size, headers, tell, stop)
         raise
+    if url.startswith("https:") and not answer.url.startswith("https:"):
+        answer.close()
+        raise DataError(f"{url} leads away from https.", "Use an address that does not.")
     with answer, part.open("ab" if answer.status == 206 else "wb") as file:
         if start and answer.status != 206 and tell:
             tell(-start)  # it begins anew

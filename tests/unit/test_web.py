@@ -1,0 +1,139 @@
+"""A file from an address: named, gone on with, refused in a sentence; nothing that is there is written over."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from data import web
+from engine.contract.errors import DataError, ResourceError
+
+ROWS = b'{"text": "Once."}\n' * 200_000
+
+
+class Stub(BaseHTTPRequestHandler):
+    """Answers with what the path asks for; `asked` holds the ranges."""
+
+    asked: list[str] = []
+
+    def do_GET(self) -> None:
+        range = self.headers.get("Range", "")
+        Stub.asked.append(range)
+        start = int(range.removeprefix("bytes=").rstrip("-") or 0)
+        kind = self.path.split("/")[1]
+        if kind in ("403", "404", "500"):
+            return self.answer(int(kind), b"")
+        if kind == "page":
+            return self.answer(200, b"\n<!DOCTYPE html><html>")
+        if kind == "whole":  # a server that knows no ranges
+            return self.answer(200, ROWS)
+        if kind == "silent":
+            return self.answer(200, b"", len(ROWS))
+        if start >= len(ROWS):
+            return self.answer(416, b"")
+        return self.answer(206 if start else 200, ROWS[start:])
+
+    def answer(self, status: int, body: bytes, stated: int | None = None) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body) if stated is None else stated))
+        self.end_headers()
+        self.wfile.write(body)
+        self.close_connection = True
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def at(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Stub)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    monkeypatch.setattr(Stub, "asked", [])
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_a_file_lands_under_its_own_name_and_writes_over_nothing(tmp_path, at):
+    arrived: list[int] = []
+    first = web.get(f"{at}/rows/my%20rows.jsonl?download=true", tmp_path, tell=arrived.append)
+    second = web.get(f"{at}/rows/my%20rows.jsonl", tmp_path)
+    assert [first.name, second.name] == ["my rows.jsonl", "my rows-2.jsonl"]
+    assert first.read_bytes() == second.read_bytes() == ROWS and sum(arrived) == len(ROWS)
+    assert web.free(tmp_path / "a.jsonl.gz").name == "a.jsonl.gz"
+    (tmp_path / "a.jsonl.gz").touch()
+    assert web.free(tmp_path / "a.jsonl.gz").name == "a-2.jsonl.gz"
+
+
+@pytest.mark.parametrize(("kind", "told"), [("rows", len(ROWS)), ("whole", len(ROWS))])
+def test_a_stopped_download_goes_on_even_where_the_server_begins_anew(tmp_path, at, kind, told):
+    with pytest.raises(web.Stopped):
+        web.get(f"{at}/{kind}/a.jsonl", tmp_path, stop=lambda: True)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".part"]
+    arrived: list[int] = []
+    assert web.get(f"{at}/{kind}/a.jsonl", tmp_path, tell=arrived.append).read_bytes() == ROWS
+    assert Stub.asked == ["", f"bytes={web.CHUNK}-"]
+    assert sum(arrived) == told
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+def test_a_part_of_another_version_is_not_continued(tmp_path, at):
+    for version in ("one", "two"):
+        with pytest.raises(web.Stopped):
+            web.fetch(f"{at}/rows/a.jsonl", tmp_path / "a.jsonl", version=version, stop=lambda: True)
+    assert Stub.asked == ["", ""] and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_whole_part_is_taken_as_it_is(tmp_path, at):
+    with pytest.raises(web.Stopped):
+        web.fetch(f"{at}/rows/a.jsonl", tmp_path / "a.jsonl", stop=lambda: True)
+    next(tmp_path.iterdir()).write_bytes(ROWS)
+    web.fetch(f"{at}/rows/a.jsonl", tmp_path / "a.jsonl", size=len(ROWS))
+    assert len(Stub.asked) == 1 and (tmp_path / "a.jsonl").read_bytes() == ROWS
+
+
+@pytest.mark.parametrize(
+    ("path", "sentence"),
+    [
+        ("403/a.jsonl", "asks for a permission that the board does not have"),
+        ("404/a.jsonl", "has no such file"),
+        ("500/a.jsonl", "answered 500"),
+        ("page/a.jsonl", "is a web page, not a file of rows"),
+        ("silent/a.jsonl", "cannot be reached: the answer ended early"),
+    ],
+)
+def test_each_refusal_is_a_sentence_and_leaves_no_file(tmp_path, at, path, sentence):
+    with pytest.raises(DataError, match=sentence):
+        web.get(f"{at}/{path}", tmp_path)
+    assert not (tmp_path / "a.jsonl").exists()
+
+
+def test_a_size_that_is_not_the_stated_one_is_refused(tmp_path, at):
+    with pytest.raises(DataError, match="bytes where 5 were stated"):
+        web.fetch(f"{at}/rows/a.jsonl", tmp_path / "a.jsonl", size=5)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "url", ["http://example.org/a.jsonl", "ftp://x/a", "file:///etc/passwd", "https://x", "https://x/..", "a.jsonl",
+            "https://[x/a", "https://x/a%00b", ""]
+)  # fmt: skip
+def test_what_is_no_safe_address_of_a_file_is_refused(tmp_path, url):
+    with pytest.raises(DataError, match="is not the address of a file"):
+        web.get(url, tmp_path)
+
+
+def test_the_page_of_a_file_stands_for_the_file():
+    assert web.direct("https://huggingface.co/datasets/a/b/blob/main/c.jsonl").endswith("/b/resolve/main/c.jsonl")
+    assert web.direct("https://github.com/a/b/blob/main/c.jsonl").endswith("/b/raw/main/c.jsonl")
+    assert web.direct("https://example.org/blob/c.jsonl") == "https://example.org/blob/c.jsonl"
+
+
+def test_a_full_disk_is_a_sentence(tmp_path):
+    with pytest.raises(ResourceError, match="MB left"):
+        web.room(tmp_path / "new", 10**18)
