@@ -1,4 +1,4 @@
-"""Looks through rows for what is wrong, odd or worth knowing, in one pass and a few bytes of memory a row.
+"""Looks through rows for what is wrong, odd or worth knowing, in one pass and little memory a row, and mends it.
 
 What a run makes of the rows (tokens, cuts, masks) is not looked at here.
 """
@@ -15,7 +15,9 @@ from data import judgements, order, secrets, wording
 from data.conversation import Row
 from data.duplicates import Copies, NearCopies, whole
 from data.finding import NAMED, Finding
+from data.fixes import FIXES, edits
 from data.judgements import Judgements
+from data.patch import Patch
 from data.rules import Tally, about, rows
 from data.scripts import Scripts
 from data.utterance import Utterance
@@ -47,6 +49,28 @@ def look(rows: Iterable[Row], named: int | None = NAMED) -> list[Finding]:
         found += collected.findings()
     found.sort(key=lambda finding: ORDER.index(finding.level))
     return [replace(finding, rows=finding.rows[:named]) for finding in found]
+
+
+def mend(finding: Finding, patch: Patch, rows: Iterable[Row]) -> int:
+    """Mends every row that the finding is about, as one act that can be undone; how many were changed.
+
+    `rows` are those that were looked through, as the patch leaves them, and can be gone through twice.
+    """
+    numbers = _numbers(finding, rows)
+    if finding.fix == "restore":
+        return patch.restore(numbers)
+    named = (row for row in rows if row.number in numbers)
+    if finding.fix in ("exclude", "keep_first"):
+        return patch.exclude(named)
+    return patch.edit_all(edits(named, FIXES[finding.fix]))
+
+
+def _numbers(finding: Finding, rows: Iterable[Row]) -> set[int]:
+    """The numbers of all rows that a finding is about; it names the first of them, and the others are looked for."""
+    if finding.count <= len(finding.rows):
+        return set(finding.rows)
+    same = (other for other in look(rows, named=None) if other.kind == finding.kind)
+    return {number for other in same if other.text == finding.text for number in other.rows}
 
 
 class Lengths:

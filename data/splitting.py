@@ -105,12 +105,6 @@ def _taken(groups: Numbers, sizes: Numbers, drawn: Numbers, wanted: int) -> list
     return taken
 
 
-def split(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
-    """Training and validation rows, in their order; `share` (0 to 1) of the rows are held out for validation."""
-    found = sides(openings(rows), Split(1 - share, share, 0.0, False), seed)
-    return [rows[place] for place in found.train], [rows[place] for place in found.validation]
-
-
 def overlap(train: Iterable[Row], held: Iterable[Row], name: str = "held out") -> list[Finding]:
     """A warning when rows that are trained on ask what rows held out ask, whose answers are then no surprise."""
     asked = set(openings(held).tolist())

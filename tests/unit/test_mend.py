@@ -8,7 +8,8 @@ import pytest
 
 from data import findings
 from data.finding import Finding
-from data.mend import FIXES, TITLES, mend
+from data.findings import mend
+from data.fixes import FIXES, TITLES
 from data.patch import Patch
 from tests.unit.test_findings import chat, clean, pair
 
@@ -21,7 +22,7 @@ def patch(tmp_path):
 def mended(rows, kind, patch):
     """The rows after that finding is mended, and how many were changed."""
     [finding] = [finding for finding in findings.look(rows) if finding.kind == kind]
-    count = mend(finding, rows, patch)
+    count = mend(finding, patch, rows)
     return list(patch.apply(rows)), count
 
 
@@ -126,5 +127,5 @@ def test_changes_that_are_stale_are_forgotten(patch):
     patch.exclude([chat(1, "Old?", "Yes.")])
     rows = [chat(1, "New?", "Yes.")]
     [finding] = patch.stale(rows)
-    assert isinstance(finding, Finding) and mend(finding, rows, patch) == 1
+    assert isinstance(finding, Finding) and mend(finding, patch, rows) == 1
     assert patch.stale(rows) == []

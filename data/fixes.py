@@ -1,4 +1,4 @@
-"""Mends what a finding is about: rows are left out or edited, in a patch beside the dataset, as one act to undo.
+"""The ways to mend a row, each by the word that a finding offers it with.
 
 Only what can be mended in one way is; the rest is left as it is, for a person to see to.
 """
@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from data import findings, formats, order, secrets, wording
+from data import formats, order, secrets, wording
 from data.conversation import Row
-from data.finding import Finding
-from data.patch import Patch, Record
+from data.patch import Record
 from engine.contract.errors import DataError
 
 TITLES = {
@@ -27,29 +26,7 @@ TITLES = {
 """What a fix does, for its button."""
 
 
-def mend(finding: Finding, rows: Iterable[Row], patch: Patch) -> int:
-    """Mends every row that the finding is about; how many were changed.
-
-    `rows` are those that were looked through, as the patch leaves them, and can be gone through twice.
-    """
-    numbers = numbers_of(finding, rows)
-    if finding.fix == "restore":
-        return patch.restore(numbers)
-    named = (row for row in rows if row.number in numbers)
-    if finding.fix in ("exclude", "keep_first"):
-        return patch.exclude(named)
-    return patch.edit_all(_edits(named, FIXES[finding.fix]))
-
-
-def numbers_of(finding: Finding, rows: Iterable[Row]) -> set[int]:
-    """The numbers of all rows that a finding is about; it names the first of them, and the others are looked for."""
-    if finding.count <= len(finding.rows):
-        return set(finding.rows)
-    same = (other for other in findings.look(rows, named=None) if other.kind == finding.kind)
-    return {number for other in same if other.text == finding.text for number in other.rows}
-
-
-def _edits(rows: Iterable[Row], fix: Callable[[Row], Record]) -> Iterator[tuple[Row, Record]]:
+def edits(rows: Iterable[Row], fix: Callable[[Row], Record]) -> Iterator[tuple[Row, Record]]:
     """Rows that the fix changes, each with its new record; what would be no row afterwards is left as it is."""
     for row in rows:
         record = fix(row)
