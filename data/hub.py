@@ -193,7 +193,7 @@ def _address(found: HubDataset, file: HubFile) -> tuple[str, dict[str, str]]:
     """Where a file lies, and what to say when asking for it."""
     if found.hub == "modelscope":
         asked = urlencode({"Source": "SDK", "Revision": found.revision, "FilePath": file.path})
-        return f"{_modelscope_at()}/api/v1/datasets/{found.id}/repo?{asked}", {}
+        return f"{modelscope_at()}/api/v1/datasets/{found.id}/repo?{asked}", {}
     from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url
     from huggingface_hub.utils._headers import build_hf_headers
 
@@ -267,16 +267,17 @@ def _huggingface_at() -> str:
     return (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
 
 
-def _modelscope_at() -> str:
+def modelscope_at() -> str:
+    """The address of ModelScope; MODELSCOPE_ENDPOINT names another."""
     return (os.environ.get("MODELSCOPE_ENDPOINT") or MODELSCOPE).rstrip("/")
 
 
 def _modelscope(id: str) -> HubDataset:
-    about = _asked(id, f"datasets/{quote(id)}")
+    about = asked(id, f"datasets/{quote(id)}")
     tree: dict[str, HubFile] = {}
     for page in range(1, members.MOST // PAGE + 1):
         query = {"Revision": "master", "Root": "/", "Recursive": "True", "PageNumber": page, "PageSize": PAGE}
-        held = _asked(id, f"datasets/{about.get('Id', id)}/repo/tree?{urlencode(query)}").get("Files") or []
+        held = asked(id, f"datasets/{about.get('Id', id)}/repo/tree?{urlencode(query)}").get("Files") or []
         known = len(tree)
         for item in held:
             if item.get("Type") != "tree" and (path := str(item.get("Path") or item.get("Name") or "").lstrip("/")):
@@ -294,9 +295,10 @@ def _text(id: str, file: HubFile) -> str:
     return _get(id, url)[: 1 << 20].decode("utf-8", "replace")
 
 
-def _asked(id: str, path: str) -> dict[str, Any]:
+def asked(id: str, path: str) -> dict[str, Any]:
+    """The data of an answer of ModelScope's API; `id` is what a refusal is about. Raises DataError."""
     try:
-        answer = json.loads(_get(id, f"{_modelscope_at()}/api/v1/{path}"))
+        answer = json.loads(_get(id, f"{modelscope_at()}/api/v1/{path}"))
         data = answer["Data"]
         if not isinstance(data, dict):
             raise TypeError(answer.get("Message") or "no data")

