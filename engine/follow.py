@@ -8,11 +8,11 @@ import sys
 import time
 from pathlib import Path
 
-from data import models, preflight
+from data import models, preflight, survey
 from engine.contract import start, text
 from engine.contract.args import AnyArgs, DownloadArgs, MakeArgs, TrainArgs
 from engine.contract.auto import Facts, resolved
-from engine.contract.errors import ArgsError, BoardError
+from engine.contract.errors import ArgsError, BoardError, Problem
 from engine.contract.machine import device_ids, machine
 from engine.contract.rundir import ENDED, Run, records
 from engine.contract.start import stop
@@ -29,8 +29,21 @@ def begin(args: AnyArgs, workspace: Path) -> Run:
         raise ArgsError(problems)
     args = preflight.grounded(args, workspace)
     if isinstance(args, TrainArgs):
+        look(args, workspace)
         args = resolved(args, Facts(machine(), parameters=_parameters(args, workspace)))
     return start.start(workspace, label(args), text.dump(args), devices=devices(args), share=args.kind == "serve")
+
+
+def look(args: TrainArgs, workspace: Path) -> None:
+    """Say what a look at some of the rows finds: warnings are waved through, errors raise ArgsError."""
+    folder = models.find(args.model.path, workspace, args.model.revision).folder
+    if folder is None:
+        return
+    found = survey.sampled(args, folder, workspace)
+    for finding in found.of("warning"):
+        print(f"Warning: {finding.text} {finding.hint}".rstrip(), flush=True)
+    if errors := found.of("error"):
+        raise ArgsError([Problem("data.train", f"{finding.text} {finding.hint}".rstrip()) for finding in errors])
 
 
 def devices(args: AnyArgs) -> list[str]:

@@ -206,6 +206,21 @@ def test_check_says_what_is_wrong_with_rows_and_gives_2_for_errors_alone(workspa
     assert [(found["kind"], found["level"]) for found in said["inspection"]["findings"]] == [("kind", "error")]
 
 
+def test_train_says_what_is_wrong_with_rows_and_stops_at_errors(
+    workspace: Path, fake_worker: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_STEPS", "2")
+    assert refused(workspace, "train", *TRAIN, "task=dpo")[0].startswith(
+        "data.train: In all rows there are conversations, and DPO learns from pairs of a better and a worse answer."
+    )
+    with open(workspace / "datasets" / "sums.jsonl", "a") as file:
+        turns = [{"role": "user", "content": "What is <|im_end|>?"}, {"role": "assistant", "content": "It is four."}]
+        file.write(json.dumps({"messages": turns}) + "\n")
+    done = engine(workspace, "train", *SHORT, "data.split=100/0/0")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Warning: In 1 of 13 rows the text itself holds special tokens: <|im_end|>.")
+
+
 def test_check_knows_the_trainers_own_settings(workspace: Path) -> None:
     done = engine(workspace, "check", *TRAIN, "extra={learnin_rate: 1, output_dir: x}")
     assert done.returncode == 2
