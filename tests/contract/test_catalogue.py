@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import time
 from pathlib import Path
@@ -148,6 +149,14 @@ def test_every_template_has_a_model_or_a_reason() -> None:
 def test_glm_4_9b_chat_is_pinned_and_says_what_else_there_is() -> None:
     assert NAMED["glm-4-9b-chat"].revision == "4b556ad4d70c38924cb8c120adbf21a0012de6ce"
     assert "glm-4-9b-chat-hf" in NAMED["glm-4-9b-chat"].note and "glm-4-9b-chat-hf" in NAMED
+
+
+def test_suggested_layers_are_called_so_in_transformers() -> None:
+    """By their text, so that nothing is imported; models with code of their own name their layers themselves."""
+    (folder,) = importlib.util.find_spec("transformers").submodule_search_locations
+    source = "\n".join(file.read_text(encoding="utf-8") for file in Path(folder).glob("models/*/modeling_*.py"))
+    for name in {name for entry in ENTRIES if not entry.code for name in entry.lora} - {"all-linear"}:
+        assert f"self.{name} = " in source, name
 
 
 def test_reading_the_lists_costs_less_than_plain_yaml() -> None:
