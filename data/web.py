@@ -16,6 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from engine.contract.errors import BoardError, DataError, ResourceError
@@ -28,6 +29,18 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 Tell = Callable[[int], None]
 Stop = Callable[[], bool]
+
+
+class Confined(urllib.request.HTTPRedirectHandler):
+    """Follows an address to https alone, and one of this machine also to this machine."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        old, new = urlsplit(req.full_url), urlsplit(newurl)
+        here = new.hostname in LOOPBACK
+        inside = here and old.hostname in LOOPBACK and new.scheme in ("http", "https")
+        if not inside and (here or new.scheme != "https"):
+            raise DataError(f"{old.hostname} leads on to {newurl}, where nothing is fetched.", "Use another address.")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 class Stopped(BoardError):
@@ -79,6 +92,7 @@ def fetch(
                     raise _lost(url, got, error) from None
         _whole(url, part, size, sha256)
         os.replace(part, to)
+        part.with_suffix(".mark").unlink(missing_ok=True)
     except OSError as error:
         raise ResourceError(f"{to} cannot be written: {error.strerror or error}.", "Make room on the disk.") from None
 
@@ -144,6 +158,7 @@ def _part(to: Path, version: str) -> Path:
     for old in to.parent.glob(f".{glob.escape(to.name)}.*.part"):
         if old != part:
             old.unlink(missing_ok=True)
+            old.with_suffix(".mark").unlink(missing_ok=True)
     return part
 
 
@@ -151,9 +166,14 @@ def _take(
     url: str, part: Path, size: int | None, headers: Mapping[str, str], tell: Tell | None, stop: Stop | None
 ) -> None:
     start = part.stat().st_size if part.exists() else 0
-    asked = urllib.request.Request(url, headers={**headers, **({"Range": f"bytes={start}-"} if start else {})})
+    mark = part.with_suffix(".mark")  # by which the server tells this content of the address from another
+    asked = urllib.request.Request(url, headers=dict(headers))
+    if start:
+        asked.add_header("Range", f"bytes={start}-")
+        if mark.exists():
+            asked.add_header("If-Range", mark.read_text(encoding="ascii"))
     try:
-        answer = urllib.request.urlopen(asked, timeout=TIMEOUT)
+        answer = urllib.request.build_opener(Confined).open(asked, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code == 416 and start:  # the part is longer than the whole, or the server cannot continue
             if tell:
@@ -161,9 +181,11 @@ def _take(
             part.unlink()
             return _take(url, part, size, headers, tell, stop)
         raise
-    if url.startswith("https:") and not answer.url.startswith("https:"):
-        answer.close()
-        raise DataError(f"{url} leads away from https.", "Use an address that does not.")
+    etag = answer.headers.get("ETag", "")
+    if etag.startswith('"') and etag.isascii():
+        mark.write_text(etag, encoding="ascii")
+    else:
+        mark.unlink(missing_ok=True)
     with answer, part.open("ab" if answer.status == 206 else "wb") as file:
         if start and answer.status != 206 and tell:
             tell(-start)  # it begins anew

@@ -18,14 +18,19 @@ class Stub(BaseHTTPRequestHandler):
     """Answers with what the path asks for; `asked` holds the ranges."""
 
     asked: list[str] = []
+    etag = ""
 
     def do_GET(self) -> None:
         range = self.headers.get("Range", "")
         Stub.asked.append(range)
+        if "If-Range" in self.headers and self.headers["If-Range"] != self.etag:
+            range = ""
         start = int(range.removeprefix("bytes=").rstrip("-") or 0)
         kind = self.path.split("/")[1]
         if kind in ("403", "404", "500"):
             return self.answer(int(kind), b"")
+        if kind == "to":
+            return self.answer(302, b"", leads=self.path.partition("?")[2])
         if kind == "page":
             return self.answer(200, b"\n<!DOCTYPE html><html>")
         if kind == "whole":  # a server that knows no ranges
@@ -36,8 +41,12 @@ class Stub(BaseHTTPRequestHandler):
             return self.answer(416, b"")
         return self.answer(206 if start else 200, ROWS[start:])
 
-    def answer(self, status: int, body: bytes, stated: int | None = None) -> None:
+    def answer(self, status: int, body: bytes, stated: int | None = None, leads: str = "") -> None:
         self.send_response(status)
+        if leads:
+            self.send_header("Location", leads)
+        if self.etag:
+            self.send_header("ETag", self.etag)
         self.send_header("Content-Length", str(len(body) if stated is None else stated))
         self.end_headers()
         self.wfile.write(body)
@@ -87,6 +96,28 @@ def test_a_part_of_another_version_is_not_continued(tmp_path, at):
         with pytest.raises(web.Stopped):
             web.fetch(f"{at}/rows/a.jsonl", tmp_path / "a.jsonl", version=version, stop=lambda: True)
     assert Stub.asked == ["", ""] and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_file_that_has_changed_meanwhile_begins_anew(tmp_path, at, monkeypatch):
+    monkeypatch.setattr(Stub, "etag", '"one"')
+    with pytest.raises(web.Stopped):
+        web.get(f"{at}/rows/a.jsonl", tmp_path, stop=lambda: True)
+    [part] = tmp_path.glob(".*.part")
+    part.write_bytes(b"other rows" * 1000)
+    monkeypatch.setattr(Stub, "etag", '"two"')
+    assert web.get(f"{at}/rows/a.jsonl", tmp_path).read_bytes() == ROWS
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"] and len(Stub.asked) == 2
+
+
+@pytest.mark.parametrize("leads", ["file:///etc/passwd", "http://example.org/a.jsonl", "ftp://127.0.0.1/a.jsonl"])
+def test_an_address_that_leads_to_no_safe_one_is_refused(tmp_path, at, leads):
+    with pytest.raises(DataError, match="leads on to|is not allowed"):
+        web.get(f"{at}/to/a.jsonl?{leads}", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_address_that_leads_to_another_is_followed(tmp_path, at):
+    assert web.get(f"{at}/to/a.jsonl?{at}/rows/b.jsonl", tmp_path).read_bytes() == ROWS
 
 
 def test_a_whole_part_is_taken_as_it_is(tmp_path, at):
