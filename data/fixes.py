@@ -13,18 +13,6 @@ from data.conversation import Row
 from data.patch import Record
 from engine.contract.errors import DataError
 
-TITLES = {
-    "exclude": "Exclude them",
-    "keep_first": "Keep the first of each",
-    "mask": "Mask them",
-    "clean": "Set right",
-    "untag": "Take the mark-up out",
-    "repair": "Make them calls",
-    "trim": "Trim",
-    "restore": "Forget these changes",
-}
-"""What a fix does, for its button."""
-
 
 def edits(rows: Iterable[Row], fix: Callable[[Row], Record]) -> Iterator[tuple[Row, Record]]:
     """Rows that the fix changes, each with its new record; what would be no row afterwards is left as it is."""

@@ -39,7 +39,7 @@ DEVICE_FILES = {
 # change in the latter would measure on rows that the parent was trained on.
 INHERITED = (
     "model.path", "model.revision", "method", "data.train", "data.validation", "data.split",
-    "data.max_rows", "steps.seed",
+    "data.max_rows", "data.limits", "data.bad_rows", "data.fill", "steps.seed",
 )  # fmt: skip
 
 

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from app.advice import FIXES
 from data import findings
 from data.finding import Finding
 from data.findings import mend
-from data.fixes import FIXES, TITLES
+from data.fixes import FIXES as MENDED
 from data.patch import Patch
 from tests.unit.test_findings import chat, clean, pair
 
@@ -30,9 +31,9 @@ def last(row):
     return row.messages[-1]["content"]
 
 
-def test_every_fix_that_a_finding_offers_exists():
+def test_every_fix_that_a_finding_offers_exists_and_has_words_on_its_button():
     offered = {rule.fix for rule in findings.RULES} | {"keep_first", "exclude", "restore"}
-    assert offered - {""} == set(TITLES) and set(FIXES) < set(TITLES)
+    assert offered == set(FIXES) == {*MENDED, "keep_first", "exclude", "restore"}
 
 
 def test_copies_are_left_out_but_the_first_and_come_back(patch):
