@@ -14,8 +14,9 @@ from typing import Any
 
 import gradio as gr
 
-from app import counting, forecast, ledger, live, outlook, runs
+from app import catalogue, counting, forecast, ledger, live, outlook, runs
 from app.board import QUIET, Board
+from app.downloads import Downloads
 from app.form import Form
 from app.look import RowsView
 from app.theme import Help, sentence_error
@@ -56,7 +57,7 @@ SHOW = """element.addEventListener('click', event => {
 
 def help_texts() -> dict[str, Help]:
     """What the (i) of each field says."""
-    return Form.help_of(TrainArgs, "train")
+    return Form.help_of(TrainArgs, "train") | catalogue.HELP
 
 
 def build(board: Board) -> None:
@@ -84,6 +85,8 @@ class Train:
         with gr.Column(elem_classes="tb-card"):
             form.field("model.path")
             self.model_line = gr.HTML(outlook.model_line(None), padding=False)
+            self.downloads = Downloads(self.board, "train-download", of="model")
+            self.models = catalogue.Models(self.workspace)
             form.field("data.train")
             self.data_line = gr.HTML(outlook.data_line((), None), padding=False)
             form.field("data.fill", elem_classes="tb-away")
@@ -148,6 +151,8 @@ class Train:
         offered = [form.components[key, ""] for key in ("model.path", "data.train")]
         board.opens(self._refreshed, given, [*offered, *shown], **IN_ORDER)
         board.moves(self._changed, given, shown, **IN_ORDER)
+        self.downloads.follows(form.components["model.path", ""])
+        self.models.list.select(self.models.picked, None, form.components["model.path", ""], **QUIET)
         form.components["model.path", ""].change(self._choices, inputs, form.dropdowns, **AS_YOU_TYPE)
 
         self.look.connect(inputs, self.outlook)
@@ -171,7 +176,7 @@ class Train:
         self.save.click(self._save, inputs, [self.saved, self.said], **QUIET)
         everything = [*inputs, self.said]
         self.load.upload(self._load, self.load, everything, **QUIET)
-        board.asks(self._clone, (), [*everything, board.watched])
+        board.asks(self._asked, (), [*everything, board.watched])
         for name, button in self.view.buttons.items():
             tab = {"details": "runs"}.get(name, name)
             if name == "stop":
@@ -311,6 +316,14 @@ class Train:
             why = problem.text.replace(str(path), path.name)  # where gradio put the upload says nothing to anybody
             return [*(gr.skip() for _ in self.form.inputs), sentence_error("This file was not loaded.", why)]
         return [*self.form.shown(args), ""]
+
+    def _asked(self, ref: str) -> list[Any]:
+        """A run to be cloned, or `data:NAME`: a dataset to train on in place of those that are chosen."""
+        if not ref.startswith("data:"):
+            return self._clone(ref)
+        chosen = gr.Dropdown(self._offered()["datasets"], value=[ref.removeprefix("data:")])
+        train = self.form.components["data.train", ""]
+        return [*(chosen if field is train else gr.skip() for field in self.form.inputs), "", ""]
 
     def _clone(self, ref: str) -> list[Any]:
         run = runs.opened(self.workspace, ref)
