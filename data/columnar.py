@@ -34,7 +34,7 @@ def parquet_rows(source: Source) -> int:
     with source.seekable() as file, _told("Parquet"):
         from pyarrow.parquet import ParquetFile
 
-        return ParquetFile(file).metadata.num_rows
+        return int(ParquetFile(file).metadata.num_rows)
 
 
 def arrow(source: Source) -> Rows:

@@ -7,7 +7,6 @@ the columns mean; that is `data.formats`. A file is never changed, and whatever 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -75,7 +74,7 @@ def count(path: str | Path, options: Options | None = None) -> int:
     Then rows that cannot be read are counted too. Raises DataError where there is nothing at all.
     """
     source = _source(Path(path), [], options)
-    total = sum(rows for _, rows in _placed(source, ((0, _counted(single)) for single in _singles(source))))
+    total = sum(int(rows) for _, rows in _placed(source, ((0, _counted(single)) for single in _singles(source))))
     if not total:
         raise _nothing(source)
     return total
@@ -109,7 +108,7 @@ def parts_of(folder: Path) -> dict[members.Part, list[str]]:
 def stamp(path: Path) -> tuple[int, int]:
     """Changes when what is read from the path may have changed: the newest change (ns) and the size in bytes."""
     files = [file for _, file in members.folder(path)] if path.is_dir() else [path]
-    states = [file.stat() for file in files]
+    states = [file.lstat() if path.is_dir() and not file.exists() else file.stat() for file in files]
     return max((state.st_mtime_ns for state in states), default=0), sum(state.st_size for state in states)
 
 
@@ -123,14 +122,18 @@ def _source(path: Path, skipped: list[DataError] | None, options: Options | None
         raise DataError(
             "the file does not exist.", "Check the spelling of the path, or choose another dataset.", file=path
         )
+    if not (path.is_file() or path.is_dir()):
+        raise DataError(
+            "this is neither a file nor a folder.", "Choose a file.", file=path
+        )  # a pipe would wait for ever
     if not is_readable(path):
         kind = f"{path.suffix!r} files are" if path.suffix else "a file without an ending is"
         raise DataError(f"{kind} not read.", f"Use one of {', '.join((*READERS, *MEMBERS))}, or .gz of it.", file=path)
-    return _of_file(str(path), path, Source("", path.open, None, 0, options or Options(), skipped))
+    return _of_file(str(path), path, options or Options(), skipped)
 
 
-def _of_file(name: str, path: Path, like: Source) -> Source:
-    return replace(like, name=name, open=partial(path.open, "rb"), path=path, size=path.stat().st_size)
+def _of_file(name: str, path: Path, options: Options, skipped: list[DataError] | None) -> Source:
+    return Source(name, partial(path.open, "rb"), path, path.stat().st_size, options, skipped)
 
 
 def _everything(source: Source) -> Iterator[Read]:
@@ -152,7 +155,7 @@ def _singles(source: Source) -> Iterator[Source]:
         files = dict(members.folder(source.path))
         options = source.options
         for name in members.chosen(files, options.subset, options.split, members.card(source.path)):
-            yield from _singles(_of_file(str(source.path / name), files[name], source))
+            yield from _singles(_of_file(str(source.path / name), files[name], options, source.skipped))
     else:
         yield source
 

@@ -142,7 +142,7 @@ class Scanner:
     def peek(self) -> str:
         """The next character that is not blank, or nothing at the end."""
         while True:
-            end = BLANK.match(self.buffer, self.at).end()  # type: ignore[union-attr]
+            end = BLANK.match(self.buffer, self.at).end()
             blank = self.buffer[self.at : end]
             if "\n" in blank:
                 self.margin = blank.rpartition("\n")[2]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
@@ -78,6 +79,7 @@ def parts(names: Iterable[str], card: str = "") -> dict[Part, list[str]]:
 def chosen(names: Iterable[str], subset: str, split: str, card: str = "") -> list[str]:
     """The members with rows of one subset and split, either of which may be left open. Raises DataError for none."""
     names = with_rows(names)
+    subset = "" if subset == "default" else subset  # the hub's name for the only one
     if not (subset or split):
         return names
     known = parts(names, card)
@@ -111,7 +113,8 @@ def folder(path: Path) -> Iterator[tuple[str, Path]]:
             if found > MOST:
                 raise DataError(f"the folder holds more than {MOST:,} files.", "Choose a folder further in.", file=path)
             file = Path(here, name)
-            if not file.is_symlink() or file.resolve().is_relative_to(home):
+            mode = file.lstat().st_mode
+            if stat.S_ISREG(mode) or (stat.S_ISLNK(mode) and file.resolve().is_relative_to(home)):
                 yield file.relative_to(path).as_posix(), file
 
 

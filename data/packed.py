@@ -48,7 +48,7 @@ def decompressed(source: Source) -> Source:
     inner = DECOMPRESSED[compression(source.name)]
     return replace(
         source,
-        open=lambda: Unpacked(lambda: inner(source.open()), Allowance(source.size)),  # type: ignore[arg-type]
+        open=lambda: Unpacked(lambda: inner(source.open()), Allowance(source.size)),
         path=None,
         size=0,
     )
@@ -97,7 +97,7 @@ def _walk(source: Source) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
     inner = DECOMPRESSED.get(compression(source.name), lambda stream: stream)
     stream = Unpacked(lambda: inner(source.open()), Allowance(source.size))
     stream.limit = HEADER_LIMIT
-    with stream, _told(), tarfile.open(fileobj=stream, mode="r|") as archive:  # type: ignore[call-overload]
+    with stream, _told(), tarfile.open(fileobj=stream, mode="r|") as archive:
         for _ in range(MOST_MEMBERS + 1):
             stream.limit = archive.offset + HEADER_LIMIT
             info = archive.next()

@@ -9,11 +9,11 @@ row for all.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from itertools import chain, islice
+from itertools import chain
 
-from data.raw import ROW_LIMIT, Rows, Source, damage
+from data.raw import ROW_LIMIT, Rows, Source, damage, head_of
 from engine.contract.errors import DataError
 
 LOOKED_AT = 2000  # lines that decide
@@ -25,11 +25,16 @@ HEADING = re.compile(r"(#{1,6})\s")
 def prose(source: Source, usual: str) -> Rows:
     with source.characters() as text:
         lines = text.lines()
-        head = list(islice(lines, LOOKED_AT))
+        head = head_of(lines, LOOKED_AT)
         unit = source.options.unit if source.options.unit != "auto" else usual
         if unit == "auto":
             unit = "paragraph" if _is_broken_in_mid_sentence(head) else "line"
-        blocks = {"line": _by_line, "paragraph": _by_paragraph, "section": partial(_by_section, head), "file": _whole}
+        blocks: dict[str, Callable[[Iterable[str]], Iterator[str]]] = {
+            "line": _by_line,
+            "paragraph": _by_paragraph,
+            "section": partial(_by_section, head),
+            "file": _whole,
+        }
         found = blocks[unit](chain(head, lines))
         for row, block in enumerate((block for block in found if block.strip()), start=1):
             if wrong := damage(block, text.encoding):

@@ -27,6 +27,7 @@ Rows = Iterator[tuple[int, Record]]
 
 ROW_LIMIT = 64 << 20  # characters in a row
 MOST_SKIPPED = 10_000  # bad rows with consent; beyond it the file is not what it says it is
+HEAD = 1 << 20  # characters that tell how a text is laid out
 LOOK_AHEAD = 64 << 20  # bytes of plain ASCII after which a file is taken for ASCII throughout
 RATIO, FLOOR = 200, 256 << 20  # unpacked bytes: at most 200 for each packed one, once past 256 MB
 
@@ -43,6 +44,16 @@ class Characters(io.TextIOWrapper):
             yield line
             while len(line) > ROW_LIMIT and not line.endswith("\n"):
                 line = self.readline(ROW_LIMIT + 1)
+
+
+def head_of(lines: Iterator[str], most: int) -> list[str]:
+    """The first lines, which are taken from the iterator: no more than so many, nor much more than `HEAD` characters."""
+    head: list[str] = []
+    length = 0
+    while len(head) < most and length < HEAD and (line := next(lines, "")):
+        head.append(line.removeprefix("\ufeff") if not head else line)
+        length += len(line)
+    return head
 
 
 def _escaped(error: UnicodeError) -> tuple[str, int]:
@@ -83,7 +94,7 @@ class Source:
     """
 
     name: str
-    open: Callable[[], BinaryIO]
+    open: Callable[[], Any]
     path: Path | None = None
     size: int = 0
     options: Options = field(default_factory=Options)
@@ -106,7 +117,7 @@ class Source:
             stream = self.path.open("rb")
             encoding = self.options.encoding or guess(_sample(stream))
         else:
-            stream = io.BufferedReader(self.open(), SAMPLE)  # type: ignore[type-var]
+            stream = io.BufferedReader(self.open(), SAMPLE)
             encoding = self.options.encoding or guess(stream.peek(SAMPLE))
         try:
             return Characters(stream, encoding, errors="escaped", newline=newline)

@@ -14,11 +14,11 @@ from itertools import chain, pairwise
 from typing import Any, BinaryIO
 
 from data.columnar import plain
-from data.raw import ROW_LIMIT, Allowance, Record, Rows, Source, damage
+from data.raw import ROW_LIMIT, Allowance, Record, Rows, Source, damage, head_of
 from engine.contract.errors import DataError
 
 DELIMITERS = ",;\t|"
-LOOKED_AT, SAMPLE = 100, 1 << 20  # lines and characters that tell the delimiter and the header
+LOOKED_AT = 100  # lines that tell the delimiter and the header
 LONGEST_NAME, MOST_WORDS = 60, 8  # a longer cell is no column's name
 EXCEL_SAYS = re.compile(r"sep=(.)\s*$")  # the line with which Excel states a delimiter
 WORKBOOK_LIMIT, TEXTS_LIMIT = 4 << 30, 256 << 20  # bytes unpacked: of all, and of the texts, which are held as a whole
@@ -35,7 +35,7 @@ def delimited(source: Source, usual: str) -> Rows:
     csv.field_size_limit(ROW_LIMIT)
     with source.characters(newline="") as text:
         physical = text.lines()
-        head = _head(physical)
+        head = head_of(physical, LOOKED_AT)
         stated = EXCEL_SAYS.match(head[0]) if head else None
         if stated:
             del head[0]
@@ -125,15 +125,6 @@ def _looks_like_data(first: Sequence[str]) -> bool:
 def names_columns(first: Sequence[str]) -> bool:
     """Whether every cell is such as columns are called; commas in prose divide it into other things."""
     return not _looks_like_data(first) and all(re.fullmatch(r"\w[\w .()/-]*", cell) for cell in first)
-
-
-def _head(lines: Iterator[str]) -> list[str]:
-    head: list[str] = []
-    length = 0
-    while len(head) < LOOKED_AT and length < SAMPLE and (line := next(lines, "")):
-        head.append(line.removeprefix("\ufeff") if not head else line)
-        length += len(line)
-    return head
 
 
 def _delimiter(head: list[str], usual: str) -> str:

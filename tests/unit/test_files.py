@@ -6,6 +6,7 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 import tarfile
 import zipfile
 from pathlib import Path
@@ -126,6 +127,8 @@ def test_a_long_list_is_the_same_wherever_the_pieces_end(tmp_path, monkeypatch):
 def test_objects_one_after_the_other_are_rows(tmp_path):
     (tmp_path / "a.json").write_text("\n".join(json.dumps(row, indent=1) for row in RECORDS), encoding="utf-8")
     assert records(tmp_path / "a.json") == RECORDS
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(row, indent=1) for row in RECORDS), encoding="utf-8")
+    assert records(tmp_path / "a.jsonl") == RECORDS
     (tmp_path / "one.json").write_text(json.dumps({"prompt": "a", "data": [1, 2]}), encoding="utf-8")
     assert records(tmp_path / "one.json") == [{"prompt": "a", "data": [1, 2]}]
 
@@ -291,6 +294,25 @@ def test_a_link_out_of_the_folder_is_not_followed(tmp_path):
     (tmp_path / "set" / "b.jsonl").symlink_to(tmp_path / "secret.jsonl")
     (tmp_path / "set" / "again").symlink_to(tmp_path / "set")
     assert records(tmp_path / "set") == [{"a": 1}]
+
+
+def test_pipes_are_refused_and_links_to_nothing_are_said(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(DataError, match="neither a file nor a folder"):
+        list(read(tmp_path / "pipe.jsonl"))
+    (tmp_path / "a.jsonl").write_text('{"a": 1}', encoding="utf-8")
+    assert records(tmp_path) == [{"a": 1}]
+    (tmp_path / "b.jsonl").symlink_to(tmp_path / "nothing")
+    assert stamp(tmp_path)
+    with pytest.raises(DataError, match="No such file"):
+        list(read(tmp_path))
+
+
+def test_a_member_has_an_encoding_and_a_compression_of_its_own(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a.csv", "问题,答案\n北京今天天气怎么样,今天是晴天气温二十五度\n".encode("gb18030"))
+        archive.writestr("b.jsonl.gz", gzip.compress(as_lines(RECORDS)))
+    assert records(tmp_path / "a.zip") == [{"问题": "北京今天天气怎么样", "答案": "今天是晴天气温二十五度"}, *RECORDS]
 
 
 def test_the_stamp_changes_with_any_file_of_a_folder(tmp_path):

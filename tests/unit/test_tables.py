@@ -14,6 +14,7 @@ from openpyxl import Workbook
 from pyarrow import parquet
 
 from data.files import Options, encoding_of, read, sheets_of
+from data.tables import names_columns
 from engine.contract.errors import DataError
 
 
@@ -174,3 +175,9 @@ def test_a_row_of_text_is_a_line_or_a_paragraph_as_the_file_is_written(tmp_path)
     notes.write_text("intro\n\n# A\n```\n# code\n```\n## A.1\ntext\n# B\ntext\n", encoding="utf-8")
     assert len(records(notes)) == 1
     assert [record["text"].partition("\n")[0] for record in records(notes, unit="section")] == ["intro", "# A", "# B"]
+
+
+def test_prose_with_commas_names_no_columns():
+    assert names_columns(["question", "answer (short)", "问题"])
+    assert not names_columns(["Hello", " world"]) and not names_columns(["This is a sentence.", "b"])
+    assert not names_columns(["a", ""])
