@@ -25,7 +25,7 @@ SHOWN = 60
 ANY = ""
 KINDS = {"any kind": ANY, "base": "base", "instruct": "instruct", "reasoning": "reasoning", "vision": "vision",
          "code": "code"}  # fmt: skip
-FITS = {"of any size": ANY, "fits here with LoRA": "lora", "fits here in full": "full"}
+FITS = {"of any size": ANY, "LoRA fits here": "lora", "full fits here": "full"}
 TASKS = {"any task": ANY, "SFT": "sft", "DPO": "dpo", "KTO": "kto", "reward": "reward", "pretraining": "pretrain",
          "GRPO": "grpo"}  # fmt: skip
 HELP = {

@@ -88,13 +88,26 @@ def known() -> list[dict[str, Any]]:
 
 
 def listed(workspace: Path) -> list[str]:
-    """Names to offer: the models in the workspace, then the known ones that are not there yet."""
+    """Names to offer: the models in the workspace, the embedded ones, and those in the user's own hub cache.
+
+    The others that are known are found by `data.catalogue`: hundreds in a list help nobody.
+    """
     folder = workspace / "models"
     here = (
         sorted(entry.name for entry in folder.iterdir() if (entry / "config.json").is_file()) if folder.is_dir() else []
     )
     here = [name for name in here if not name.startswith(".")]
-    return here + [entry["name"] for entry in known() if entry["name"] not in here]
+    here += [entry["name"] for entry in _known() if "wheel" in entry and entry["name"] not in here]
+    return here + [name for name in _in_hub_cache() if name not in here]
+
+
+def _in_hub_cache() -> list[str]:
+    """Hub ids of the models whose weights lie in the user's own hub cache."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    cache = Path(HF_HUB_CACHE)
+    ids = [folder.name.removeprefix("models--").replace("--", "/") for folder in sorted(cache.glob("models--*"))]
+    return [id for id in ids if HUB_ID.match(id) and cached(id)]
 
 
 def find(name: str, workspace: Path, revision: str = "") -> Place:
@@ -116,7 +129,8 @@ def find(name: str, workspace: Path, revision: str = "") -> Place:
         raise ModelError(f"There is no folder {name}.", "Give a folder that holds config.json and *.safetensors.")
     if HUB_ID.match(name):
         return Place(name, _fetched(name, workspace) or cached(name, revision), name, revision)
-    near = difflib.get_close_matches(name, listed(workspace), n=1, cutoff=0.5)
+    names = [*listed(workspace), *(entry["name"] for entry in _known())]
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     raise ModelError(
         f"There is no model called {name!r}.",
         (f"Did you mean {near[0]}? " if near else "")
