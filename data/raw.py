@@ -47,7 +47,7 @@ class Characters(io.TextIOWrapper):
 
 
 def head_of(lines: Iterator[str], most: int) -> list[str]:
-    """The first lines, which are taken from the iterator: no more than so many, nor much more than `HEAD` characters."""
+    """The first lines, taken from the iterator: no more than so many, nor many more than `HEAD` characters."""
     head: list[str] = []
     length = 0
     while len(head) < most and length < HEAD and (line := next(lines, "")):

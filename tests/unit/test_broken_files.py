@@ -26,7 +26,7 @@ from engine.contract.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = [{"prompt": f"Frage {n}, größer?", "completion": f'一 {n}\n"two"', "n": n} for n in range(40)]
-AT_MOST = 5.0  # seconds for a file of a few kilobytes, on a busy machine
+AT_MOST = 10.0  # seconds of the processor for a file of at most a few megabytes: what takes longer hangs
 
 
 def corpus() -> dict[str, bytes]:
@@ -84,7 +84,7 @@ def tarred(members: dict[str, bytes]) -> bytes:
 def outcome(path: Path, content: bytes) -> int:
     """How many rows are read; with and without consent, all else is a DataError that says a file and a way out."""
     path.write_bytes(content)
-    began = time.monotonic()
+    began = time.process_time()
     for skipped in (None, []):
         rows = 0
         try:
@@ -101,7 +101,7 @@ def outcome(path: Path, content: bytes) -> int:
             look(path)
         except DataError as error:
             assert error.text
-    assert time.monotonic() - began < AT_MOST
+    assert time.process_time() - began < AT_MOST
     assert path.read_bytes() == content
     return rows
 
