@@ -94,7 +94,7 @@ class NearCopies:
 
     def __init__(self) -> None:
         self._numbers, self._wholes = array("q"), array("q")
-        self._hashes: list[Numbers] = []
+        self._hashes = bytearray()  # grows in place, and is read as an array without a copy
         self._waiting: list[tuple[str, str]] = []
         self._known = _Words()
 
@@ -111,7 +111,8 @@ class NearCopies:
         self._hash()
         if not self._hashes:
             return
-        found = np.array(self._numbers)[_near(np.concatenate(self._hashes), np.array(self._wholes))]
+        hashes = np.frombuffer(self._hashes, np.uint32).reshape(-1, 2 * HASHES)
+        found = np.array(self._numbers)[_near(hashes, np.array(self._wholes))]
         if len(found):
             verb = "is nearly the same as an earlier one" if len(found) == 1 else "are nearly the same as earlier ones"
             among = f" Looked for among the first {WIDEST:,} rows." if len(self._numbers) == WIDEST else ""
@@ -121,7 +122,7 @@ class NearCopies:
     def _hash(self) -> None:
         if self._waiting:
             sides = [self._minhash([pair[side] for pair in self._waiting]) for side in range(2)]
-            self._hashes.append(np.concatenate(sides, axis=1))
+            self._hashes += np.concatenate(sides, axis=1).tobytes()
             self._waiting.clear()
 
     def _minhash(self, texts: Sequence[str]) -> Numbers:
@@ -169,8 +170,9 @@ def _near(hashes: Numbers, wholes: Numbers) -> Numbers:
         same = keys[order][1:] == keys[order][:-1]
         group = np.concatenate([[0], np.cumsum(~same)])
         firsts = order[np.concatenate([[True], ~same])][group]  # for each row the first of its group
-        for one, other in ((firsts, order), (order[:-1], order[1:])):
-            one, other = one[wholes[one] != wholes[other]], other[wholes[one] != wholes[other]]
+        for one, other in ((firsts, order), (order[:-1][same], order[1:][same])):
+            differ = wholes[one] != wholes[other]
+            one, other = one[differ], other[differ]
             agree = hashes[one] == hashes[other]
             close = (agree[:, :HASHES].sum(axis=1) >= ALIKE) & (agree[:, HASHES:].sum(axis=1) >= ALIKE)
             alike[np.maximum(one, other)[close]] = True
