@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from data import findings, formats
 from data.conversation import Row
@@ -240,6 +242,33 @@ def test_errors_and_warnings_come_before_notes():
     rows = [*clean(30), chat(50, "Hm?", "As an AI language model, {{name}}."), chat(51, "Hm?", "\x07"), clean(1)[0]]
     levels = [finding.level for finding in findings.look(rows)]
     assert levels == sorted(levels, key=findings.ORDER.index) and len(set(levels)) == 2
+
+
+TEXTS = st.one_of(
+    st.text(), st.sampled_from(["", " ", "\ud800", "<tool_call>{", "{" * 2000, "Ã©", "://a:b@", "1" * 500])
+)
+CONTENT = st.one_of(TEXTS, st.lists(st.builds(lambda text: {"type": "text", "text": text}, TEXTS), max_size=2))
+CALLS = st.just([{"type": "function", "function": {"name": "add", "arguments": {"a": None}}}])
+TURNS = st.lists(
+    st.fixed_dictionaries(
+        {"role": st.sampled_from(["system", "user", "assistant", "tool"]), "content": CONTENT},
+        optional={"tool_calls": CALLS, "reasoning_content": TEXTS},
+    ),
+    max_size=5,
+)
+
+
+@given(TURNS, TURNS, st.sampled_from(["conversation", "preference", "feedback", "scored", "prompt", "text"]), TEXTS)
+def test_no_row_is_too_odd_to_be_looked_at(turns, answer, kind, text):
+    row = Row(turns, None, "rows.jsonl", 1, kind)
+    if kind == "text":
+        row = replace(row, messages=[], text=text)
+    if kind == "preference":
+        row = replace(row, chosen=answer, rejected=turns[::-1])
+    if kind in ("feedback", "scored"):
+        row = replace(row, label=True, score=0.5)
+    for finding in findings.look([row, replace(row, number=2)]):
+        assert finding.count and set(finding.rows) <= {1, 2} and finding.text.endswith(".")
 
 
 @pytest.mark.shared
