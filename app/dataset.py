@@ -28,7 +28,7 @@ CHARACTERS = 64_000_000  # of text in one window, whichever is reached first
 WINDOWS = 4  # in memory at once, of all that look at the page
 KEPT = 200  # rows that cannot be read, of which the sentence is kept
 
-Stamp = tuple[tuple[str, int, int], ...]
+Stamp = tuple[int, int]
 
 
 class Skipped(list[DataError]):
@@ -40,6 +40,10 @@ class Skipped(list[DataError]):
         self.total += 1
         if len(self) < KEPT:
             super().append(problem)
+
+
+class Unrecognised(DataError):
+    """The file can be read, and nobody knows yet what its columns mean."""
 
 
 @dataclass(frozen=True)
@@ -89,20 +93,26 @@ def patch(entry: Entry) -> Patch:
 
 
 def head(entry: Entry) -> Head:
-    """The first records. Raises DataError when the dataset cannot be read, or follows no format."""
+    """The first records. Raises DataError when the dataset cannot be read, Unrecognised when it follows no format."""
     found = records(entry)
-    return Head(found, formats.settled(entry.mapping, [one.record for one in found], entry.path))
+    said = [one.record for one in found]
+    try:
+        return Head(found, formats.settled(entry.mapping, said, entry.path))
+    except DataError as problem:
+        if entry.format != formats.AUTO:
+            raise
+        raise Unrecognised(problem.text.partition("\n")[0], "Say under Columns how it is laid out.") from None
 
 
 def records(entry: Entry) -> tuple[files.Read, ...]:
     """The first records, whatever they mean."""
-    return _records(entry.path, _stamp(entry.path))
+    return _records(entry.path, entry.reading, stamp(entry.path))
 
 
 @lru_cache(maxsize=8)
-def _records(path: Path, changed: Stamp) -> tuple[files.Read, ...]:
+def _records(path: Path, options: files.Options, changed: Stamp) -> tuple[files.Read, ...]:
     skipped: list[DataError] = []
-    found = tuple(islice(files.read(path, skipped), LOOKED_AT))
+    found = tuple(islice(files.read(path, skipped, options), LOOKED_AT))
     if not found and skipped:
         raise skipped[0]
     return found
@@ -110,13 +120,14 @@ def _records(path: Path, changed: Stamp) -> tuple[files.Read, ...]:
 
 def window(entry: Entry, start: int = 0) -> Window:
     """Up to `ROWS` rows after the first `start`. Raises DataError when the dataset cannot be read as described."""
+    head(entry)  # says in fewer words what is wrong with a file that follows no format
     read = entry.model_copy(update={"patch": None})
-    patched = _stamp(entry.patch) if entry.patch and entry.patch.exists() else ()
-    return _patched(read.model_dump_json(), start, _stamp(entry.path), entry.patch, patched)
+    patched = stamp(entry.patch) if entry.patch and entry.patch.exists() else None
+    return _patched(read.model_dump_json(), start, stamp(entry.path), entry.patch, patched)
 
 
 @lru_cache(maxsize=WINDOWS)
-def _patched(said: str, start: int, changed: Stamp, patch: Path | None, patched: Stamp) -> Window:
+def _patched(said: str, start: int, changed: Stamp, patch: Path | None, patched: Stamp | None) -> Window:
     read, more, skipped = _read(said, start, changed)
     if patch is None:
         return Window(tuple(map(Line, read)), start, more, skipped)
@@ -146,7 +157,7 @@ def look(entry: Entry, start: int = 0) -> dict[str, Finding]:
     found = findings.look(row.filled(entry.fill) for row in shown.rows)
     if entry.patch and entry.patch.exists() and not start and not shown.more:
         unpatched = entry.model_copy(update={"patch": None})
-        found = [*Patch.of(entry.patch).stale(_read(unpatched.model_dump_json(), 0, _stamp(entry.path))[0]), *found]
+        found = [*Patch.of(entry.patch).stale(_read(unpatched.model_dump_json(), 0, stamp(entry.path))[0]), *found]
     _looked[id(shown)] = (shown, _marks(found))
     while len(_looked) > WINDOWS:
         del _looked[next(iter(_looked))]
@@ -172,13 +183,13 @@ def _marks(found: list[Finding]) -> dict[str, Finding]:
     return marks
 
 
-def mend(entry: Entry, start: int, mark: str) -> None:
+def mended(entry: Entry, start: int, mark: str) -> None:
     """Makes the change that the finding called `mark` offers. Raises BoardError."""
     shown = window(entry, start)
     found = known(shown).get(mark)
     if found is None or not found.fix:
         raise DataError("this finding is not there any more.", "Look at the list again.")
-    findings.mend(found, patch(entry), shown.rows)
+    findings.mend(found, patch(entry), list(shown.rows))
 
 
 def columns(found: Head) -> list[str]:
@@ -210,11 +221,9 @@ def keys(found: Head) -> list[str]:
     return list(dict.fromkeys(str(name) for turn in turns for name in turn))
 
 
-def _stamp(path: Path) -> Stamp:
+def stamp(path: Path) -> Stamp:
     """Changes whenever the files do. Raises DataError when they are gone."""
-    below = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     try:
-        states = [(str(file), file.stat()) for file in below]
+        return files.stamp(path)
     except OSError:
         raise DataError("the file does not exist.", "Put it back, or choose another dataset.", file=path) from None
-    return tuple((name, state.st_mtime_ns, state.st_size) for name, state in states)

@@ -33,6 +33,7 @@ ROLES = {
     "system": "the system's instruction", "user": "the user", "assistant": "the assistant", "tool": "a tool's result",
     "call": "the assistant, calling a tool",
 }  # fmt: skip
+CHOOSE = "Choose the format that is most like it; then each of its fields can be given a column."
 LONGEST = 6_000  # characters of the raw record that are shown
 HELP = {
     "data-format": Help("How the file is laid out.", when="Change it when the sample below is not what you meant."),
@@ -95,8 +96,8 @@ class Mapped:
         try:
             head = dataset.head(entry)
         except BoardError as problem:
-            # No format is recognised: the choice of one stays open, and the record shows what there is.
-            said = self._nothing(raw, sentence_error(problem.text, problem.hint))
+            hint = CHOOSE if isinstance(problem, dataset.Unrecognised) else problem.hint
+            said = self._nothing(raw, sentence_error(problem.text, hint))
             return [place, gr.Dropdown(_formats(None), value=entry.format), *said[2:]]
         return [
             place,
@@ -151,15 +152,19 @@ def _fields(head: Head) -> list[Any]:
     columns, keys = dataset.columns(head), dataset.keys(head)
     shown = []
     for field in form.fields:
-        value = head.mapping.columns.get(field.name, "") or UNUSED
-        offered = keys if field.inside else columns
-        choices = list(dict.fromkeys([*([] if field.required else [UNUSED]), *offered, value]))
-        shown.append(gr.Dropdown(choices, value=value, label=_label(field), visible=True))
+        value = head.mapping.columns.get(field.name) or (None if field.required else UNUSED)
+        offered = [
+            *([] if field.required else [UNUSED]),
+            *(keys if field.inside else columns),
+            *([value] if value else []),
+        ]
+        shown.append(gr.Dropdown(list(dict.fromkeys(offered)), value=value, label=_label(field), visible=True))
     return shown + [gr.Dropdown(visible=False) for _ in range(FIELDS - len(shown))]
 
 
 def _label(field: Field) -> str:
-    return f"{field.name}: {field.help}" if len(field.help) < 34 else field.name
+    name = f"{field.name} (needed)" if field.required else field.name
+    return f"{name}: {field.help}" if len(field.help) + len(name) < 34 else name
 
 
 def _speakers(head: Head) -> list[Any]:

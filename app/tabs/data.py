@@ -13,7 +13,8 @@ from typing import Any
 
 import gradio as gr
 
-from app import advice, browse, dataset, keeping, mapped, table
+from app import adding, advice, browse, dataset, keeping, mapped, table
+from app.adding import Adding
 from app.board import QUIET, Board
 from app.browse import Browser, Seen
 from app.dataset import Head, Window
@@ -21,19 +22,19 @@ from app.keeping import Keeping
 from app.mapped import Mapped
 from app.table import EVERYTHING
 from app.theme import Help, sentence_error
-from data import registry
+from data import files, registry
 from data.formats import FORMATS
 from data.registry import Entry
 from engine.contract.errors import BoardError
 
 TITLE = "Data"
-PANELS = {"columns": "Columns", "keep": "Save and export"}
+PANELS = {"add": "Add data", "columns": "Columns", "keep": "Save and export"}
 NAMED = 30  # rows that cannot be read, of which the sentence is shown
 
 
 def help_texts() -> dict[str, Help]:
     """What the (i) of each field says."""
-    return {**browse.HELP, **mapped.HELP, **keeping.HELP}
+    return {**adding.HELP, **browse.HELP, **mapped.HELP, **keeping.HELP}
 
 
 def build(board: Board) -> None:
@@ -70,6 +71,8 @@ class Data:
         self.headline = gr.HTML(elem_id="data-headline", padding=False)
         panels = {}
         self.panel = gr.State("")  # the one that is open
+        with gr.Column(visible=False, elem_id="data-adding", elem_classes="data-panel") as panels["add"]:
+            self.adding = Adding(self.board)
         with gr.Column(visible=False, elem_id="data-columns", elem_classes="data-panel") as panels["columns"]:
             self.mapped = Mapped()
         with gr.Column(visible=False, elem_id="data-keeping", elem_classes="data-panel") as panels["keep"]:
@@ -85,16 +88,22 @@ class Data:
     def _connect(self) -> None:
         board, browser = self.board, self.browser
         browser.connect(self.draft)
+        self.adding.connect(self.choice)
         self.mapped.connect(self.draft)
         self.keeping.connect(self.draft, self.choice)
-        board.opens(self._arrived, [self.choice], [self.choice])
+        opened = [self.draft, browser.seen, self.said]
+        board.opens(self._arrived, [self.choice, self.draft, browser.seen], [self.choice, *opened])
         board.asks(lambda ref: gr.Dropdown(keeping.offered(self.workspace, self.allowed), value=ref), (), [self.choice])
-        self.choice.change(self._choose, self.choice, [self.draft, browser.seen, self.said], **QUIET)
+        self.choice.change(self._choose, self.choice, opened, **QUIET)
         found = [self.findings, self.undo, browser.keep]
         looked = [self.draft, browser.seen, browser.keep]
-        self.draft.change(self._about, self.draft, self.headline, **QUIET).then(
+        # The rows first; what takes longer comes when it comes, and is then marked in them.
+        self.draft.change(browser.drawn, browser.asked, browser.shown, **QUIET)
+        self.draft.change(self._about, self.draft, self.headline, **QUIET)
+        self.draft.change(self._found, looked, found, **QUIET).then(
             browser.drawn, browser.asked, browser.shown, **QUIET
-        ).then(self._found, looked, found, **QUIET).then(browser.drawn, browser.asked, browser.shown, **QUIET)
+        )
+        self.draft.change(self._panel, [self.draft, self.panel], self.panel, **QUIET)
         self.draft.change(self.mapped.drawn, [self.draft, self.mapped.place], self.mapped.shown, **QUIET)
         self.draft.change(self.keeping.drawn, self.draft, self.keeping.shown, **QUIET)
         browser.touched.change(self._about, self.draft, self.headline, **QUIET).then(
@@ -105,12 +114,16 @@ class Data:
         )
         self.undo.click(self._undo, self.draft, [browser.touched, self.said], **QUIET)
         if board.has("train"):
-            self.train.click(lambda choice: board.jump("train", f"data:{choice}"), self.choice, board.jump_to("train"),
-                             **QUIET)  # fmt: skip
+            self.train.click(
+                self._train, [self.draft, self.choice], [*board.jump_to("train"), self.choice, self.said], **QUIET
+            )
 
-    def _arrived(self, choice: str | None) -> Any:
+    def _arrived(self, choice: str | None, draft: str, seen: Seen) -> list[Any]:
+        """Somebody comes to the tab: what is listed now, and the first of it where nothing is open."""
         offered = keeping.offered(self.workspace, self.allowed)
-        return gr.Dropdown(offered, value=choice or offered[0][1])
+        if choice:
+            return [gr.Dropdown(offered, value=choice), draft, seen, gr.skip()]
+        return [gr.Dropdown(offered, value=offered[0][1]), *self._choose(offered[0][1])]
 
     def _choose(self, choice: str | None) -> list[Any]:
         try:
@@ -126,8 +139,20 @@ class Data:
         entry = dataset.entry(draft)
         try:
             return _headline(entry, dataset.window(entry), dataset.head(entry))
-        except BoardError:
-            return ""  # said in place of the table
+        except BoardError:  # said in place of the table
+            return (
+                f'<p class="data-about"><b>Not read</b> · <span class="tb-muted">{escape(entry.path.name)}</span></p>'
+            )
+
+    def _panel(self, draft: str, now: str) -> Any:
+        """What was added is shown; where nobody knows what its columns mean, so is the place to say it."""
+        try:
+            dataset.head(dataset.entry(draft))
+        except dataset.Unrecognised:
+            return "columns"
+        except (BoardError, ValueError):  # nothing is open, or nothing can be read
+            return gr.skip()
+        return "" if now == "add" else gr.skip()
 
     def _found(self, draft: str, seen: Seen, keep: str) -> list[Any]:
         """What is wrong in the rows, with the filter that shows it."""
@@ -138,8 +163,8 @@ class Data:
             window = dataset.window(entry, seen.start)
             found = dataset.look(entry, seen.start)
             last = dataset.patch(entry).last() if entry.patch else ""
-        except BoardError as problem:
-            return [sentence_error(problem.text, problem.hint), gr.Button(visible=False), gr.skip()]
+        except BoardError:
+            return ["", gr.Button(visible=False), gr.skip()]  # said in place of the table
         filters = table.filters(window.lines, advice.titles(found))
         keep = keep if keep in [word for _, word in filters] else EVERYTHING
         return [
@@ -154,10 +179,25 @@ class Data:
         if word == "show":
             return [gr.Dropdown(value=f"finding:{mark}"), replace(seen, opened=0, page=0), gr.skip(), ""]
         try:
-            dataset.mend(dataset.entry(draft), seen.start, mark)
+            dataset.mended(dataset.entry(draft), seen.start, mark)
         except BoardError as problem:
             return [gr.skip(), gr.skip(), gr.skip(), sentence_error(problem.text, problem.hint)]
         return [gr.skip(), gr.skip(), time.time_ns(), ""]
+
+    def _train(self, draft: str, choice: str) -> list[Any]:
+        """To Train with this dataset chosen; columns that were changed are kept, for they are what is to be trained."""
+        stay = [gr.skip()] * 4
+        if not draft:
+            return [*stay, sentence_error("No dataset is open.", "Choose one first.")]
+        entry = dataset.entry(draft)
+        try:
+            dataset.head(entry)
+            if entry != registry.find(choice, self.workspace, self.allowed):
+                choice = registry.save(entry, self.workspace).name
+        except BoardError as problem:
+            return [*stay, sentence_error(problem.text, problem.hint)]
+        offered = keeping.offered(self.workspace, self.allowed)
+        return [*self.board.jump("train", f"data:{choice}"), gr.Dropdown(offered, value=choice), ""]
 
     def _undo(self, draft: str) -> list[Any]:
         try:
@@ -173,9 +213,11 @@ def _headline(entry: Entry, window: Window, head: Head) -> str:
     edited = sum(line.edited for line in window.lines)
     excluded = len(window.lines) - rows
     form = FORMATS[head.mapping.format]
+    encoding = files.encoding_of(entry.path)
     said = [
         f"<b>{'more than ' if window.more else ''}{rows:,} row{'s' if rows != 1 else ''}</b>",
         escape(form.title),
+        *([encoding] if encoding else []),
         *([f"{edited:,} edited"] if edited else []),
         *([f"{excluded:,} excluded"] if excluded else []),
         *([escape(entry.licence)] if entry.licence else []),

@@ -155,8 +155,7 @@ class Train:
         self.models.list.select(self.models.picked, None, form.components["model.path", ""], **QUIET)
         form.components["model.path", ""].change(self._choices, inputs, form.dropdowns, **AS_YOU_TYPE)
 
-        self.look.connect(inputs, self.outlook)
-        self.look.refreshes([form.components[key, ""] for key in ROWS_DEPEND_ON], inputs)
+        look.connect(board, inputs, [form.components[key, ""] for key in ROWS_DEPEND_ON], self.outlook)
         self.counting.tick(self._counted, given, shown, **QUIET, **IN_ORDER)
 
         clock = board.timer(WATCH_SECONDS)
