@@ -76,11 +76,13 @@ class Entry(BaseModel):
 
 
 def patched(entry: Entry, workspace: Path) -> Entry:
-    """The entry with the file in which changes to its rows are kept; each name and place has one of its own."""
+    """The entry with what follows from it: the kind that its format has, and the file for changes to its rows, of which
+    each name and place has its own."""
     slug = re.sub(r"[^\w.-]+", "-", entry.name).strip(".-") or "dataset"
     place = hashlib.blake2b(f"{entry.name}\0{entry.path}".encode("utf-8", "surrogateescape"), digest_size=4)
     file = workspace / "datasets" / PATCHES / f"{slug[:80]}-{place.hexdigest()}.jsonl"
-    return entry.model_copy(update={"patch": file})
+    kind = entry.kind or (formats.known(entry.format).kind if entry.format != formats.AUTO else None)
+    return entry.model_copy(update={"patch": file, "kind": kind})
 
 
 def listed(file: Path) -> list[Entry]:

@@ -136,7 +136,7 @@ def original(entry: Entry, skipped: list[DataError] | None = None) -> Iterator[R
     `skip_bad`.
     """
     if skipped is None and entry.skip_bad:
-        skipped = []
+        skipped = formats.Problems()
     return islice(formats.rows(entry.path, entry.mapping, None, skipped, entry.reading), entry.limit)
 
 

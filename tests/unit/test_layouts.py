@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import datetime
 import json
-from pathlib import Path
 
 import pytest
 
-from data.formats import FORMATS, Mapping, load, mapped, recognise, restored, row, settled
+from data.formats import FORMATS, Mapping, mapped, recognise, restored, row, settled
 from engine.contract.errors import DataError
 
 PAIR = {"prompt": "Who?", "completion": "Me."}
@@ -214,76 +213,6 @@ def test_text_alone_is_text(record):
     assert (found.kind, found.text, found.messages) == ("text", "Once.", [])
 
 
-PNG = b"\x89PNG\r\n\x1a\n0000"
-
-
-@pytest.mark.parametrize(
-    ("said", "address"),
-    [
-        ("a.png", "/data/set/a.png"),
-        ("../a.png", "/data/a.png"),
-        ("/pictures/a.png", "/pictures/a.png"),
-        ("https://example.org/a.png", "https://example.org/a.png"),
-        ("data:image/png;base64,AA==", "data:image/png;base64,AA=="),
-        ({"bytes": PNG, "path": "a.png"}, "data:image/png;base64,iVBORw0KGgowMDAw"),
-        ({"bytes": None, "path": "a.png"}, "/data/set/a.png"),
-        (PNG, "data:image/png;base64,iVBORw0KGgowMDAw"),
-    ],
-)
-def test_a_picture_is_an_address_however_it_is_given(said, address):
-    picture, text = {"type": "image", "image": address}, {"type": "text", "text": "Who?"}
-    whole = {"role": "user", "content": [picture, text]}
-    asked = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": said}}, text]}
-    for record in (
-        {"question": "Who?", "answer": "Me.", "image": said},
-        {"query": "<image>Who?", "response": "Me.", "images": [said]},
-        {"messages": [{"role": "user", "content": [{"type": "image"}, text]}, SAID], "images": [said]},
-        {"messages": [{"role": "user", "content": [{"type": "image", "image": said}, text]}, SAID]},
-        {"messages": [asked, SAID]},
-    ):
-        assert made(record).messages == [whole, SAID]
-
-
-def test_several_pictures_and_films_stand_where_the_text_says():
-    record = {"conversations": [{"from": "human", "value": "<image>one<image>two <video>"}, SAY],
-              "images": ["1.png", "2.png"], "videos": ["f.mp4"]}  # fmt: skip
-    kinds = [(part["type"], part[part["type"]]) for part in made(record).messages[0]["content"]]
-    assert kinds == [("image", "/data/set/1.png"), ("text", "one"), ("image", "/data/set/2.png"), ("text", "two "),
-                     ("video", "/data/set/f.mp4")]  # fmt: skip
-
-
-def test_a_placeholder_is_text_where_there_are_no_pictures():
-    assert made({"prompt": "What is <image> in XML?", "completion": "A tag."}).messages[0]["content"].count("<image>")
-
-
-@pytest.mark.parametrize(
-    ("record", "sentence"),
-    [
-        ({"prompt": "<image><image>Who?", "completion": "Me.", "image": "a.png"},
-         "2 places ask for a picture, but there are 1"),
-        ({"prompt": "<image>Who?", "completion": "Me.", "images": ["a", "b"]},
-         "2 images, but only 1 <image> in the text"),
-        ({"messages": [{"role": "user", "content": [{"type": "image"}]}, SAID]},
-         "1 places ask for a picture, but there are 0"),
-        ({"prompt": "Who?", "completion": "Me.", "image": {"bytes": None}}, "a picture has no address"),
-        ({"messages": [ASKED, SAID], "audio": "a.wav"}, "holds sound"),
-    ],
-)  # fmt: skip
-def test_pictures_that_do_not_fit_their_places_are_refused(record, sentence):
-    with pytest.raises(DataError, match=sentence):
-        made(record)
-
-
-def test_a_picture_of_a_folder_lies_beside_its_file_else_in_the_folder(tmp_path):
-    (tmp_path / "part").mkdir()
-    for place in ("part/near.png", "far.png"):
-        (tmp_path / place).write_bytes(PNG)
-    rows = [{"question": "Who?", "answer": "Me.", "image": name} for name in ("near.png", "far.png")]
-    (tmp_path / "part" / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    found = [row.messages[0]["content"][0]["image"] for row in load(tmp_path)]
-    assert found == [str(tmp_path / "part" / "near.png"), str(tmp_path / "far.png")]
-
-
 def test_an_answer_of_weight_0_keeps_its_weight_and_the_usual_one_says_nothing():
     for name in ("weight", "loss_weight", "loss", "train"):
         record = {"messages": [{**ASKED, name: 0}, {**SAID, name: 0}, {**ASKED, name: 0}, {**SAID, name: 1}]}
@@ -361,53 +290,3 @@ def test_a_row_comes_back_from_its_record(record):
     written = json.loads(json.dumps(found.record()))
     assert restored(written, found.kind, found.file, found.number) == found
     assert FORMATS[recognise([written]).format].kind == found.kind
-
-
-SHARED = {
-    "bench/agieval": "multiple_choice", "bench/bbh": "prompt_completion", "bench/mmlu_dev": "multiple_choice",
-    "bench/human_eval_example_problem.jsonl": "prompt_completion", "bench/mt_bench_question.jsonl": "prompt",
-    "formats/alpaca.csv": "alpaca", "formats/alpaca.jsonl": "alpaca", "formats/alpaca2.csv": "alpaca",
-    "formats/chat_tiny.json": "sharegpt", "formats/chatml.jsonl": "messages",
-    "formats/conversations.jsonl": "sharegpt", "formats/hh_rlhf_tiny.json": "preference",
-    "formats/instruct_tiny.json": "alpaca", "formats/multi_modal": "prompt_completion",
-    "formats/sharegpt.jsonl": "firefly", "formats/swift_multi": "prompt_completion", "formats/swift_pre": "text",
-    "formats/swift_single": "prompt_completion", "formats/vqa_tiny.json": "prompt_completion",
-    "grpo/gsm8k_train_1000.jsonl": "question_answer", "grpo/medicalgpt_grpo_sample.jsonl": "question_answer",
-    "grpo/open_instruct_rlvr_test.jsonl": "prompt",
-    "instruct/dolly_sample.json": "alpaca", "instruct/identity.json": "alpaca",
-    "instruct/longform_train.json": "prompt_completion", "instruct/self_instruct_seed_tasks.jsonl": "self_instruct",
-    "instruct/wwdc25_prompt_completion.jsonl": "prompt_completion",
-    "messages": "messages", "multiturn/chinese_vicuna_chat_sample.jsonl": "prompt_completion",
-    "multiturn/chinese_vicuna_instruct_sample.jsonl": "alpaca",
-    "multiturn/fastchat_dummy_conversation.json": "sharegpt",
-    "preference/kto_en_demo.json": "feedback", "preference/dpo_en_demo.json": "preference",
-    "preference/toolcall_dpo_zh_demo.jsonl": "preference", "preference/v1_dpo_demo.jsonl": "preference",
-    "pretrain": "text", "text2sql/dbgpt_example_text2sql.json": "alpaca", "text2sql/mlx_wikisql": "text",
-    "toolcall": "sharegpt",
-}  # fmt: skip
-
-
-@pytest.mark.shared
-def test_every_real_file_is_recognised_and_every_row_of_it_used(shared):
-    seen = set()
-    for file in sorted(path for path in shared.rglob("*.*") if path.is_file()):
-        name = file.relative_to(shared).as_posix()
-        if name == "README.md" or name.startswith("tokenizers/") or file.suffix == "":
-            continue
-        prefix = next((prefix for prefix in SHARED if name.startswith(prefix)), None)
-        assert prefix, f"{name} is not in the table"
-        rows = load(file)
-        assert rows and {found.kind for found in rows} == {FORMATS[SHARED[prefix]].kind}, name
-        assert settled("auto", [json.loads(json.dumps(one)) for one in _head(file)]).format == SHARED[prefix], name
-        for found in rows:
-            assert restored(found.record(), found.kind, found.file, found.number) == found, name
-        seen.add(prefix)
-    assert seen == set(SHARED)
-
-
-def _head(file: Path) -> list[dict[str, object]]:
-    from itertools import islice
-
-    from data.files import read
-
-    return [found.record for found in islice(read(file), 20)]
