@@ -33,6 +33,8 @@ from engine.contract.errors import DataError
 from engine.contract.machine import machine
 from engine.contract.rundir import Run
 from engine.report import Report
+from engine.seen import SeenExamples, SeenPairs, shown_by
+from engine.vision import Sight
 
 SAID_EVERY = 0.5  # seconds between two words on how far the preparation is
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
@@ -52,13 +54,13 @@ class Rows:
     kept: tuple[Kept, ...] = ()
 
 
-def rows_of(args: TrainArgs, folder: Path, run: Run, report: Report) -> Rows:
+def rows_of(args: TrainArgs, folder: Path, run: Run, report: Report, sight: Sight | None = None) -> Rows:
     """The run's rows; what became of them is reported, and what is held out is written down for Evaluate."""
     found = sets.read(args, run.workspace)
     _write(found.validation, run.heldout_path)
     if found.test:
         _write(found.test, run.test_path)
-    work = Preparation(args, folder, run, report)
+    work = Preparation(args, folder, run, report, sight)
     train = work.prepared(found.train, "train")
     if not train.report.examples:
         raise DataError(
@@ -73,22 +75,23 @@ def rows_of(args: TrainArgs, folder: Path, run: Run, report: Report) -> Rows:
 class Preparation:
     """Rows to tokens for one run, through the cache of its workspace."""
 
-    def __init__(self, args: TrainArgs, folder: Path, run: Run, report: Report) -> None:
-        self.args, self.folder, self.run, self.report = args, folder, run, report
+    def __init__(self, args: TrainArgs, folder: Path, run: Run, report: Report, sight: Sight | None = None) -> None:
+        self.args, self.folder, self.run, self.report, self.sight = args, folder, run, report, sight
         self.store = Store(run.workspace / "cache" / "tokens")
         template = ChatTemplate.of(folder, None if args.model.template == "auto" else args.model.template)
-        self.maker = maker_of(args, template, TextTokenizer.of(folder))
+        self.maker = maker_of(args, template, TextTokenizer.of(folder), sight)
 
     def prepared(self, rows: Sequence[Row], which: str) -> Kept:
         """The rows as tokens, made or found; `which` is the name of the set for people."""
-        matters = self._matters(which)
+        shown = shown_by(rows) if self.sight else ""
+        matters = {**self._matters(which), "shown": shown}
         said = self.args.data.workers
         workers = said if isinstance(said, int) else workers_for(len(rows), machine().cores)
 
         def make(done: Outcome) -> Iterator[Batch]:
             rest = islice(rows, done.rows, None)
             yield from reported(batches(rest, self.maker, workers), done, skip=self.args.data.bad_rows == "skip")
-            if self._matters(which) != matters:
+            if {**self._matters(which), "shown": shown} != matters:
                 raise Changed("the data changed while they were read.", "Start again.")
 
         kept = self.store.open(self.store.key(**matters), make, self._progress(len(rows)))
@@ -133,6 +136,9 @@ class Preparation:
                 for entry in sets.entries(args, named, self.run.workspace, sets.EVERYWHERE)
             ],
             "tokenizer": [self.store.digest(self.folder / name) for name in TOKENIZER_FILES],
+            "sight": [args.vision.model_dump(mode="json"), *map(self.store.digest, self.sight.files)]
+            if self.sight
+            else [],
             "template": [template.source, template.tool_source, dict(template.tokens)],
             "day": date.today().isoformat() if "strftime_now" in written else "",
         }
@@ -148,20 +154,28 @@ class Preparation:
             if now - spoken >= SAID_EVERY:
                 spoken = now
                 made = done - first
-                self.report.progress(done, total, (now - begun) / made * (total - done) if made else None)
+                left = (now - begun) / made * (total - done) if made else None
+                self.report.progress(done, total, left, unit="rows")
 
         return said
 
 
-def maker_of(args: TrainArgs, template: ChatTemplate, tokenizer: TextTokenizer) -> Examples | Pairs:
+def maker_of(
+    args: TrainArgs, template: ChatTemplate, tokenizer: TextTokenizer, sight: Sight | None = None
+) -> Examples | Pairs:
     """What turns rows into examples for the task of `args`."""
     data = args.data
     options: dict[str, Any] = {
         "max_length": data.max_length, "cut": data.cut, "thoughts": data.thoughts, "skip": data.bad_rows == "skip"
     }  # fmt: skip
     if "preference" in args.task.takes:
-        return Pairs(template, tokenizer, **options)
-    return Examples(template, tokenizer, train_on=data.train_on, **options)
+        if sight:
+            return SeenPairs(template, tokenizer, sight=sight, **options)
+        return Pairs(template, tokenizer, sees=False, **options)
+    options |= {"train_on": data.train_on}
+    if sight:
+        return SeenExamples(template, tokenizer, sight=sight, **options)
+    return Examples(template, tokenizer, sees=False, **options)
 
 
 def _write(rows: Sequence[Row], path: Path) -> None:

@@ -17,16 +17,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tests.bench import page, tail, train
+from tests.bench import page, tail, tokens, train
 from tests.bench.programs import Line
 
-PARTS = ("page", "train", "tail")
+PARTS = ("page", "train", "tail", "tokens")
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--workspace", type=Path, default=Path("workspace"), help="where the demo model lies")
-    parser.add_argument("--only", default=",".join(PARTS), help="some of page,train,tail")
+    parser.add_argument("--only", default=",".join(PARTS), help=f"some of {','.join(PARTS)}")
     parser.add_argument("--steps", type=int, default=20, help="optimiser steps of each training")
     parser.add_argument("--out", type=Path, help="the JSON file; default: WORKSPACE/cache/bench.json")
     given = parser.parse_args(argv)
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     if unknown := sorted(set(wanted) - set(PARTS)):
         parser.error(f"--only knows {', '.join(PARTS)}, not {', '.join(unknown)}.")
     model = given.workspace / "models" / train.MODEL
-    if "train" in wanted and not (model / "config.json").is_file():
+    if {"train", "tokens"} & set(wanted) and not (model / "config.json").is_file():
         parser.error(f"The demo model is not at {model}. Get it: make model")
 
     cache = given.workspace.resolve() / "cache"
@@ -54,6 +54,8 @@ def main(argv: list[str] | None = None) -> int:
                     lines += train.measure(at, model, steps=given.steps)
                 case "tail":
                     lines += tail.measure(at)
+                case "tokens":
+                    lines += tokens.measure(at, model)
     out = given.out or cache / "bench.json"
     facts = machine() | {"load": round(load, 1)}
     found = [asdict(one) | {"ratio": one.ratio} for one in lines]

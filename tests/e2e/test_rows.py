@@ -161,6 +161,7 @@ def test_a_stop_while_preparing_keeps_what_was_done(workspace: Path, monkeypatch
     again, run = made(workspace)
     said = [(event["step"], event["steps"]) for event in events(run, "progress")]
     assert said[0] == (60, 100) and said[-1] == (100, 100)
+    assert {event["unit"] for event in events(run, "progress")} == {"rows"}
     assert columns(again.train)["input_ids"] == [row.input_ids for row in direct(workspace).rows]
     assert again.trained_rows == 100
 
