@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app.advice import FIXES
-from data import findings
+from data import findings, formats
 from data.finding import Finding
 from data.findings import mend
 from data.fixes import FIXES as MENDED
+from data.fixes import edits
 from data.patch import Patch
-from tests.unit.test_findings import chat, clean, pair
+from tests.unit.test_findings import TURNS, chat, clean, pair
 
 
 @pytest.fixture
@@ -130,3 +133,23 @@ def test_changes_that_are_stale_are_forgotten(patch):
     [finding] = patch.stale(rows)
     assert isinstance(finding, Finding) and mend(finding, patch, rows) == 1
     assert patch.stale(rows) == []
+
+
+def test_pictures_stay_where_a_text_beside_them_is_masked(patch):
+    parts = [
+        {"type": "image", "image": "/pictures/ann@post.cam.ac.uk.png"},
+        {"type": "text", "text": "ann@post.cam.ac.uk"},
+    ]
+    row = chat(1, "", "I see an address.")
+    row.messages[0]["content"] = parts
+    [(_, record)] = edits([row], MENDED["mask"])
+    assert record["messages"][0]["content"] == [parts[0], {"type": "text", "text": "[e-mail address]"}]
+
+
+@given(TURNS, st.sampled_from(sorted(MENDED)))
+def test_what_is_mended_is_a_row_again_and_mending_it_again_changes_nothing(turns, fix):
+    row = chat(1, "What?", "That.")
+    row.messages[1:1] = turns
+    for _, record in edits([row], MENDED[fix]):
+        again = formats.restored(record, row.kind, row.file, row.number)
+        assert list(edits([again], MENDED[fix])) == []
