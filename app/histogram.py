@@ -16,7 +16,7 @@ def histogram(found: Inspection) -> str:
     bins = found.histogram(BINS)
     most = max((bin.rows for bin in bins), default=0)
     if not most:
-        return ""
+        return '<p class="tb-muted">There is no row whose tokens could be counted.</p>'
     last = bins[-1]
     end = max(last.low + (bins[0].high + 1), 1)  # where the axis ends; the last bar may hold all that is longer
     far = last.high >= end

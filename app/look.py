@@ -13,7 +13,7 @@ from typing import Any
 import gradio as gr
 
 from app import rows
-from app.board import QUIET
+from app.board import QUIET, Board
 from app.forecast import Forecast
 from app.form import PLAIN
 from app.histogram import histogram
@@ -22,6 +22,9 @@ from engine.contract.errors import BoardError
 
 Forecasting = Callable[[Sequence[Any]], "Forecast | None"]
 """From the values of the form to what will happen; None while the form holds something impossible."""
+# One at a time, so that what was asked for last is shown last.
+IN_ORDER: dict[str, Any] = {"concurrency_id": "train-rows", "concurrency_limit": 1}
+LATEST: dict[str, Any] = {**QUIET, **IN_ORDER, "trigger_mode": "always_last"}
 IN_SIGHT = "() => document.getElementById('train-rows').scrollIntoView({block: 'nearest', behavior: 'smooth'})"
 
 
@@ -63,36 +66,30 @@ class RowsView:
         kept = which if which in dict(map(reversed, choices)) else rows.ORDER
         return [lengths, gr.Dropdown(choices, value=kept), choices]
 
-    def connect(self, inputs: Sequence[Any], outlook: gr.HTML) -> None:
-        """inputs: the form; outlook: where findings stand, whose `select` brings the kind of one to look at."""
+    def connect(self, board: Board, inputs: Sequence[Any], fields: Sequence[Any], outlook: gr.HTML) -> None:
+        """inputs: the form; fields: those of them that decide what rows look like; outlook: where findings stand, whose
+        `select` brings the kind of one to look at."""
         asked, shown = [self.page, self.which, self.number, *inputs], [self.seen, self.place, self.page]
-        self.whole.expand(self._show, asked, shown, **QUIET)
+        board.opens(self._show, asked, shown, **IN_ORDER)
+        gr.on([field.change for field in fields], self._show, asked, shown, **LATEST)
+        self.number.change(self._show, asked, shown, **LATEST)
         self.which.input(lambda: [0, ""], None, [self.page, self.number], **QUIET).then(
-            self._show, asked, shown, **QUIET
+            self._show, asked, shown, **QUIET, **IN_ORDER
         )
-        latest: dict[str, Any] = {**QUIET, "trigger_mode": "always_last"}
-        self.number.change(self._show, asked, shown, **latest)
         for button, step in ((self.before, -1), (self.after, 1)):
             button.click(
-                lambda page, which, number, *values, step=step: self._show(page + step, which, number, *values),
-                asked,
-                shown,
-                **QUIET,
+                lambda page, *values, step=step: self._show(page + step, *values), asked, shown, **QUIET, **IN_ORDER
             )
-        outlook.select(self._reveal, inputs, [self.whole, self.which, self.number, *shown], **QUIET).then(
-            None, None, None, js=IN_SIGHT
-        )
-
-    def refreshes(self, fields: Sequence[Any], inputs: Sequence[Any]) -> None:
-        """Show the rows afresh when one of these fields changes."""
-        asked, shown = [self.page, self.which, self.number, *inputs], [self.seen, self.place, self.page]
-        gr.on([field.change for field in fields], self._show, asked, shown, **QUIET, trigger_mode="always_last")
+        # First what is to be shown, then the rows: so that they are those that the components say.
+        outlook.select(self._reveal, inputs, [self.whole, self.which, self.number, self.page], **QUIET).then(
+            self._show, asked, shown, **QUIET, **IN_ORDER
+        ).then(None, None, None, js=IN_SIGHT)
 
     def _reveal(self, picked: gr.EventData, *values: Any) -> list[Any]:
         """Somebody wants to see the rows of a finding."""
         which = str(picked.kind)
         choices = rows.choices(self.forecast(values))
-        return [gr.Accordion(open=True), gr.Dropdown(choices, value=which), "", *self._show(0, which, "", *values)]
+        return [gr.Accordion(open=True), gr.Dropdown(choices, value=which), "", 0]
 
     def _show(self, page: int, which: str, number: str | None, *values: Any) -> list[Any]:
         found = self.forecast(values)

@@ -68,6 +68,8 @@ def _sentence(found: Forecast) -> str:
     told = f"Trains <b>{escape(which)}</b> ({escape(_method(args))})"
     if rows is None:
         return f'<p class="tb-lead">{told}. Rows and steps are counted once the model is here.</p>'
+    if not rows.used:
+        return f'<p class="tb-lead">{told}, and there is <b>nothing to train on</b>: see what was found.</p>'
     about = "" if rows.exact else "about "
     many = f"{rows.used if rows.exact else round(rows.used * rows.scale):,} rows"
     packing = f", packed into {about}{sequences(rows):,} sequences" if args.data.packing else ""
@@ -158,6 +160,7 @@ def _looked(found: Forecast, counted: str) -> str:
     counts = {level: len(rows.of(level)) for level in LEVELS}
     said = ", ".join(f"{many} {level}{'s' if many > 1 else ''}" for level, many in counts.items() if many)
     looked = f"All {rows.total:,} rows" if rows.exact else f"{rows.rows:,} of {rows.total:,} rows"
+    looked += ", their pictures not counted" if rows.unseen else ""
     more = "" if not found.question else f" {counted} are counted so far." if counted else " The rest is being counted."
     return f"{looked} looked at: {said or 'nothing is wrong'}.{more}"
 

@@ -89,7 +89,7 @@ def _shown(rows: Sequence[Row], args: TrainArgs, folder: Path) -> str:
 def _row(row: Row, subject: Subject, args: TrainArgs) -> str:
     name = f"<b>{escape(Path(row.file).name)}, row {row.number:,}</b>"
     if row.kind not in args.task.takes:
-        why = f"This is one of {fitness.KINDS[row.kind]}, from which {args.task.title} does not learn."
+        why = f"This row is of another kind, {fitness.KINDS[row.kind]}; {args.task.title} does not learn from it."
         return _figure(name, f'<p class="tb-muted">{escape(why)}</p>')
     try:
         views = fitness.viewed(row, subject, args.data)

@@ -6,7 +6,7 @@ Looks at one row at a time, as text and as tokens. Knows nothing of files, of ho
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from functools import cached_property, lru_cache
@@ -17,6 +17,7 @@ from data.conversation import Kind, Row
 from data.cut import Kept, View, shortened
 from data.finding import Finding, Level
 from data.mask import Rendered, learnt, locate
+from data.models import sees
 from data.outcome import PARTS
 from data.prepare import suited
 from data.render import ChatTemplate
@@ -55,7 +56,10 @@ class Found(Finding):
 
 @dataclass(frozen=True)
 class Subject:
-    """What rows are rendered with. `own` is what the model brings itself, None when it brings no chat template."""
+    """What rows are rendered with. `own` is what the model brings itself, None when it brings no chat template.
+
+    write: renders a row that shows pictures with as many tokens as these come to; without it they count as one.
+    """
 
     model: str
     template: ChatTemplate
@@ -63,6 +67,8 @@ class Subject:
     own: ChatTemplate | None
     stops: frozenset[int]  # ids at which the model itself stops answering
     chosen: bool  # whether the template was chosen, and is not the model's own by default
+    sees: bool = False  # whether the model takes pictures
+    write: Callable[[Row], list[Rendered]] | None = None
 
     @cached_property
     def control(self) -> re.Pattern[str] | None:
@@ -161,7 +167,7 @@ def _subject(folder: Path, template: str, changed: object) -> Subject:
         own = ChatTemplate.of(folder) if name else chosen
     except ModelError:
         own = None
-    return Subject(folder.name, chosen, tokenizer, own, _stops(folder, tokenizer), bool(name))
+    return Subject(folder.name, chosen, tokenizer, own, _stops(folder, tokenizer), bool(name), sees(folder))
 
 
 def conversations(row: Row) -> list[tuple[Row, int]]:
@@ -180,7 +186,10 @@ def rendered(row: Row, subject: Subject, data: Data) -> list[Rendered]:
         begin = named.get("bos_token", "") if subject.tokenizer.begins else ""
         text = f"{begin}{row.text}{named.get('eos_token', '')}"
         return [Rendered(text, [(0, len(text))])]
-    talks = conversations(suited(row, (row.kind,), data.thoughts))
+    row = suited(row, (row.kind,), data.thoughts, subject.sees)
+    if subject.write and shows(row):
+        return subject.write(row)
+    talks = conversations(row)
     if row.kind == "prompt":
         asked = subject.template.render(row.messages, row.tools, add_generation_prompt=True)
         return [Rendered(asked, [])]
@@ -212,6 +221,11 @@ def kept(view: View, ids: Sequence[int]) -> list[bool]:
     for block in SequenceMatcher(None, view.encoded.ids, ids, autojunk=False).get_matching_blocks():
         left[block.a : block.a + block.size] = [True] * block.size
     return left
+
+
+def shows(row: Row) -> bool:
+    """Whether a row shows pictures or films."""
+    return any(isinstance(turn["content"], list) for turn in (*row.messages, *(row.chosen or ())))
 
 
 def texts(row: Row) -> list[str]:

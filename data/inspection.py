@@ -31,6 +31,7 @@ class Inspection(BaseModel):
     """What became of the rows that were looked at. Tokens and trained tokens are those after the cut.
 
     total: rows to train on; a guess where only the heads of files were read.   rows: those looked at.
+    unseen: of these, rows whose pictures count as one token each, because only a processor knows better.
     used: those left to train on.   sequences: what these come to, packed where they are to be.
     lengths: tokens before the cut -> rows.   cut: rows that lose something, and `lost` the part (`data.cut`) -> rows.
     shown: `first`, `random`, `longest` or the kind of a finding -> rows to look at.
@@ -43,6 +44,7 @@ class Inspection(BaseModel):
     total: int
     held_out: int
     rows: int
+    unseen: int = 0
     used: int = 0
     tokens: int = 0
     trained: int = 0
@@ -55,7 +57,7 @@ class Inspection(BaseModel):
 
     @property
     def exact(self) -> bool:
-        return self.rows == self.total
+        return self.rows == self.total and not self.unseen
 
     @property
     def scale(self) -> float:

@@ -60,10 +60,14 @@ def whole(
     workspace: Path,
     allowed: Sequence[Path] = EVERYWHERE,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    write: Callable[[Row], list[Rendered]] | None = None,
 ) -> Inspection:
-    """A look at every row; `progress(done, total)` is called now and then. Raises BoardError."""
+    """A look at every row; `progress(done, total)` is called now and then, `write` as in `fitness.Subject`.
+
+    Raises BoardError.
+    """
     found = sets.read(args, workspace, allowed)
-    survey = Survey(args, fitness.subject(folder, args.model.template))
+    survey = Survey(args, replace(fitness.subject(folder, args.model.template), write=write))
     survey.look(found.train, lambda done: progress(done, len(found.train)))
     survey.look(found.validation, held=True)
     entries = sets.entries(args, [*args.data.train, *args.data.validation], workspace, allowed)
@@ -160,7 +164,7 @@ class Survey:
         self.found: dict[str, _Tally] = defaultdict(_Tally)
         self.lengths: Counter[int] = Counter()
         self.kept = array("L")  # tokens of each sequence that is used, after the cut
-        self.rows = self.used = self.trained = self.showable = 0
+        self.rows = self.unseen = self.used = self.trained = self.showable = 0
         self.first: list[Row] = []
         self.chance, self.drawn = random.Random(args.steps.seed), []
         self.longest: list[tuple[int, int, Row]] = []
@@ -201,6 +205,7 @@ class Survey:
 
     def _take(self, row: Row, views: list[View]) -> None:
         self._show(row, max(len(view.encoded) for view in views))
+        self.unseen += self.subject.write is None and fitness.shows(row)
         for view in views:
             for kind, what in fitness.of_tokens(row, view, self.subject):
                 self.found[kind].add(row, what)
@@ -266,7 +271,7 @@ class Survey:
         return Inspection(
             template=self.subject.template.name, max_length=self.args.data.max_length,
             total=total, held_out=held_out, rows=self.rows,
-            used=self.used, tokens=sum(self.kept), trained=self.trained,
+            unseen=self.unseen, used=self.used, tokens=sum(self.kept), trained=self.trained,
             sequences=len(best_fit(self.kept, self.args.data.max_length)) if packed else len(self.kept),
             lengths=dict(sorted(self.lengths.items())), cut=cut.count, lost=dict(cut.what), findings=tuple(found),
             shown={kind: [replace(row, extra={}) for row in rows] for kind, rows in shown.items() if rows},

@@ -9,13 +9,15 @@ import importlib
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from data import fitness, models, preflight, survey
+from data.conversation import Row
 from data.cut import View
 from data.fitness import Found
 from data.inspection import Inspection
+from data.mask import Rendered
 from engine.contract.args import AnyArgs, TrainArgs
 from engine.contract.errors import ArgsError, BoardError, Problem
 
@@ -70,7 +72,25 @@ def inspected(args: TrainArgs, workspace: Path) -> Inspection | None:
             said = time.monotonic()
             print(f"{done:,} of {total:,} rows", file=sys.stderr, flush=True)
 
-    return survey.whole(args, folder, workspace, progress=progress)
+    return survey.whole(args, folder, workspace, progress=progress, write=_writer(args, folder, workspace))
+
+
+def _writer(args: TrainArgs, folder: Path, workspace: Path) -> Callable[[Row], list[Rendered]] | None:
+    """Renders rows with as many tokens as their pictures come to. Only a model that sees is worth the import."""
+    if not models.sees(folder):
+        return None
+    from engine.rows import maker_of
+    from engine.vision import Sight
+
+    subject = fitness.subject(folder, args.model.template)
+    sight = Sight.of(folder, args.vision, workspace / "cache" / "pictures")
+    maker = maker_of(args, subject.template, subject.tokenizer, sight)
+
+    def write(row: Row) -> list[Rendered]:
+        said = maker.located(row)
+        return [said] if isinstance(said, Rendered) else said
+
+    return write
 
 
 def _extra(args: AnyArgs) -> list[Problem]:

@@ -37,8 +37,8 @@ def look(tmp_path: Path) -> Callable[..., Inspection]:
     """`look(rows, *words, template=..., held=...)`: the survey of these rows, some of them broken."""
 
     def looked(
-        rows: list[dict[str, Any]], *words: str, folder: Path | None = None, held: list[dict[str, Any]] | None = None,
-        **model: Any,
+        rows: list[dict[str, Any]], *words: str, held: list[dict[str, Any]] | None = None,
+        config: dict[str, Any] | None = None, **model: Any,
     ) -> Inspection:  # fmt: skip
         workspace = tmp_path / "workspace"
         (workspace / "datasets").mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,8 @@ def look(tmp_path: Path) -> Callable[..., Inspection]:
             write(workspace / "datasets" / "held.jsonl", held)
             given.append("data.validation=held.jsonl")
         stated = {"template": CHATML, "bos_token": "<s>", "eos_token": "<|im_end|>", **model}
-        folder = folder or model_folder(tmp_path / "model", **stated)
+        folder = model_folder(tmp_path / "model", **stated)
+        (folder / "config.json").write_text(json.dumps(config or {}))
         return survey.sampled(text.parse({}, given, kind="train"), folder, workspace)
 
     return looked
@@ -191,6 +192,16 @@ def test_a_conversation_that_the_template_refuses_is_an_error_unless_bad_rows_ar
     finding = only(look(rows, template=picky), "refused")
     assert (finding.level, finding.rows) == ("error", (31,)) and "no system" in finding.text
     assert only(look(rows, "data.bad_rows=skip", template=picky), "refused").level == "warning"
+
+
+def test_a_picture_is_an_error_for_a_model_that_reads_text_alone_and_left_to_the_processor_of_one_that_sees(look):
+    shown = [{"type": "image", "image": "data:image/png;base64,iVBORw0KGgo="}, {"type": "text", "text": "What is it?"}]
+    rows = [{"messages": [{"role": "user", "content": shown}, {"role": "assistant", "content": "It is four."}]}]
+    looking = CHATML.replace("+ message['content'] +", "+ (message['content'] | string) +")
+    finding = only(look(rows, template=looking), "refused")
+    assert finding.level == "error" and "the model reads text alone" in finding.text
+    found = look(rows, template=looking, config={"vision_config": {}})
+    assert found.findings == () and (found.rows, found.unseen, found.exact) == (1, 1, False)
 
 
 def test_rows_that_cannot_be_read_stop_or_are_counted(look):
