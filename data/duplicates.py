@@ -181,6 +181,8 @@ def _near(hashes: Numbers, wholes: Numbers) -> Numbers:
 
 
 def whole(utterance: Utterance) -> int:
-    """A key for all that a row holds, file and number apart."""
+    """A key for all that can be learnt from a row; not for where it was read, nor for columns such as its id. Of a
+    prompt alone the columns beside it count: the right answer is there."""
     row = utterance.row
-    return key(row.kind, json.dumps(row.record(), ensure_ascii=False, sort_keys=True, default=str))
+    own = {name: value for name, value in row.record().items() if row.kind == "prompt" or name not in row.extra}
+    return key(row.kind, json.dumps(own, ensure_ascii=False, sort_keys=True, default=str))

@@ -64,6 +64,13 @@ def test_exact_copies_are_named_but_the_first():
     assert (seen["duplicate"].rows, seen["duplicate"].fix) == ((11, 12, 13), "keep_first")
 
 
+def test_a_column_such_as_an_id_makes_no_row_unlike_another():
+    rows = [replace(row, number=n, extra={"id": n}) for n, row in enumerate([*clean(3), *clean(3)], start=1)]
+    assert found(rows)["duplicate"].rows == (4, 5, 6)
+    asked = [replace(row, messages=row.messages[:1], kind="prompt") for row in rows]
+    assert "duplicate" not in found(asked)
+
+
 def test_a_question_answered_twice_is_a_note():
     seen = found([*clean(10), chat(11, "What do you know about rivers in region 1?", "Nothing much, I fear.")])
     assert (seen["answers"].level, seen["answers"].rows) == ("note", (11,))
