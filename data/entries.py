@@ -81,7 +81,7 @@ def patched(entry: Entry, workspace: Path) -> Entry:
     slug = re.sub(r"[^\w.-]+", "-", entry.name).strip(".-") or "dataset"
     place = hashlib.blake2b(f"{entry.name}\0{entry.path}".encode("utf-8", "surrogateescape"), digest_size=4)
     file = workspace / "datasets" / PATCHES / f"{slug[:80]}-{place.hexdigest()}.jsonl"
-    kind = entry.kind or (formats.known(entry.format).kind if entry.format != formats.AUTO else None)
+    kind = entry.kind if entry.format == formats.AUTO else formats.known(entry.format).kind
     return entry.model_copy(update={"patch": file, "kind": kind})
 
 
