@@ -86,7 +86,7 @@ class ChatTemplate:
 
     def spans(self, messages: list[Message], tools: list[dict[str, Any]] | None) -> tuple[str, list[tuple[int, int]]]:
         """The text in training, and the character spans that the template marks as said by the assistant."""
-        if MARKERS.search(json.dumps([messages, tools], ensure_ascii=False, default=str)):
+        if _holds_markers(messages) or _holds_markers(tools):
             raise DataError("the text holds U+FDD0 or U+FDD1, which are no characters.", "Remove them.")
         marked = self._run(messages, tools, False, mark=True, training=True)
         text, spans, end = "", [], 0
@@ -149,6 +149,15 @@ class ChatTemplate:
                 f"the template {self.name} refuses this conversation: {error}.",
                 "Change the row to what the template expects, or choose another template.",
             ) from None
+
+
+def _holds_markers(value: Any) -> bool:
+    """Whether one of the markers is in any text of a message or a tool."""
+    if isinstance(value, str):
+        return OPEN in value or CLOSE in value
+    if isinstance(value, Mapping):
+        return any(map(_holds_markers, value)) or any(map(_holds_markers, value.values()))
+    return isinstance(value, list) and any(map(_holds_markers, value))
 
 
 def names() -> list[str]:

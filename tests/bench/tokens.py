@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from tests.bench.programs import Line, Program, line
 
@@ -40,7 +39,10 @@ def measure(folder: Path, model: Path) -> list[Line]:
     ]
 
 
-def _speeds(model: Path, what: str, talk: Callable[[random.Random], list[Any]], workers: int = 0, goal: str = ""):  # type: ignore[no-untyped-def]
+Talk = Callable[[random.Random], list[dict[str, str]]]
+
+
+def _speeds(model: Path, what: str, talk: Talk, workers: int = 0, goal: str = "") -> Iterator[Line]:
     from data.batches import batches
     from data.conversation import Row
     from data.prepare import Examples
