@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 HERE = Path(__file__).resolve().parent
+LOOKED_AT = 1000  # files of a folder that tell which splits it holds; one of pictures may have very many
 
 
 class Count(NamedTuple):
@@ -60,7 +61,8 @@ def entries(workspace: Path, allowed: Sequence[Path] = ()) -> list[Entry]:
     for entry in chain.from_iterable(llamafactory.read(place).entries for place in _brought(folder, allowed)):
         found.setdefault(entry.name, entry)
     for path in _loose(folder, [entry.path for entry in found.values()]):
-        found.setdefault(path.name, Entry(name=path.name, title=path.stem, path=path))
+        for entry in _by_split(path):
+            found.setdefault(entry.name, entry)
     return [patched(entry, workspace) for entry in found.values()]
 
 
@@ -83,6 +85,18 @@ def _loose(folder: Path, listed: Collection[Path]) -> Iterator[Path]:
         real = path.resolve()
         if not any(known.is_relative_to(real) for known in listed):
             yield real
+
+
+def _by_split(path: Path) -> Iterator[Entry]:
+    """The file or folder as a dataset; each split of a folder is one, lest the test set be trained on."""
+    seen = [name for name, _ in islice(members.folder(path), LOOKED_AT)] if path.is_dir() else []
+    splits = {split for _, split in members.parts(members.with_rows(seen), members.card(path))}
+    named = sorted(splits - {""}, key=lambda split: (not split.startswith("train"), split))
+    if len(named) > 1:
+        for split in named:
+            yield Entry(name=f"{path.name}/{split}", title=f"{path.name}, {split}", path=path, split=split)
+    if len(named) < 2 or "" in splits:
+        yield Entry(name=path.name, title=path.stem, path=path)
 
 
 def _brought(folder: Path, allowed: Iterable[Path]) -> list[Path]:

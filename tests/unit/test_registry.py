@@ -45,6 +45,20 @@ def test_files_and_the_list_in_the_workspace_are_found(workspace):
     assert registry.find("house", workspace).path == (folder / "more" / "listed.jsonl").resolve()
 
 
+def test_each_split_of_a_folder_is_a_dataset_of_its_own(workspace):
+    folder = workspace / "datasets" / "set"
+    folder.mkdir()
+    (folder / "train.jsonl").write_text(RECORD * 3)
+    assert registry.find("set", workspace).split == ""
+    (folder / "test.jsonl").write_text(RECORD)
+    names = [entry.name for entry in registry.entries(workspace)]
+    assert names[-2:] == ["set/train", "set/test"]
+    assert [registry.count(registry.find(name, workspace)).rows for name in names[-2:]] == [3, 1]
+    assert len(registry.load(registry.find("set/train", workspace))) == 3
+    (folder / "more.jsonl").write_text(RECORD)
+    assert registry.count(registry.find("set", workspace)).rows == 5  # what no split claims is not lost
+
+
 def test_a_count_is_taken_again_only_when_the_file_has_changed(workspace, monkeypatch):
     file = workspace / "datasets" / "mine.jsonl"
     file.write_text(RECORD)
