@@ -1,7 +1,8 @@
 """Rows to tokens: the whole path (render, tokenise, mask, cut, columns) against the tokenizer alone on the same texts.
 
-By turns in one process, so that a busy machine slows both; processor time is disturbed least. Memory is that of a process of its own that prepares rows
-out of a file through the cache, as a run does, for two numbers of rows: what matters is what it grows by.
+By turns in one process, so that a busy machine slows both; processor time is disturbed least. Memory is that of a
+process of its own that prepares rows out of a file through the cache, as a run does, for two numbers of rows: what
+matters is what it grows by.
 """
 
 from __future__ import annotations
