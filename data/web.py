@@ -119,7 +119,7 @@ def get(url: str, into: Path, *, tell: Tell | None = None, stop: Stop | None = N
         start = file.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith((b"<!doctype html", b"<html")):
         to.unlink()
-        raise DataError(f"{url} is a web page, not a file of rows.", "Copy the address of its download link.")
+        raise _page(url)
     return to
 
 
@@ -181,6 +181,9 @@ def _take(
             part.unlink()
             return _take(url, part, size, headers, tell, stop)
         raise
+    if answer.headers.get_content_type() == "text/html":
+        answer.close()
+        raise _page(url)
     etag = answer.headers.get("ETag", "")
     if etag.startswith('"') and etag.isascii():
         mark.write_text(etag, encoding="ascii")
@@ -214,6 +217,10 @@ def _whole(url: str, part: Path, size: int | None, sha256: str) -> None:
         if digest != sha256:
             part.unlink()
             raise DataError(f"{url} arrived damaged: its checksum is not the one that was stated.", "Try again.")
+
+
+def _page(url: str) -> DataError:
+    return DataError(f"{url} is a web page, not a file of rows.", "Copy the address of its download link.")
 
 
 def _refused(url: str, error: urllib.error.HTTPError) -> DataError:

@@ -31,6 +31,8 @@ class Stub(BaseHTTPRequestHandler):
             return self.answer(int(kind), b"")
         if kind == "to":
             return self.answer(302, b"", leads=self.path.partition("?")[2])
+        if kind == "html":
+            return self.answer(200, ROWS, kind="text/html; charset=utf-8")
         if kind == "page":
             return self.answer(200, b"\n<!DOCTYPE html><html>")
         if kind == "whole":  # a server that knows no ranges
@@ -41,8 +43,10 @@ class Stub(BaseHTTPRequestHandler):
             return self.answer(416, b"")
         return self.answer(206 if start else 200, ROWS[start:])
 
-    def answer(self, status: int, body: bytes, stated: int | None = None, leads: str = "") -> None:
+    def answer(self, status: int, body: bytes, stated: int | None = None, leads: str = "", kind: str = "") -> None:
         self.send_response(status)
+        if kind:
+            self.send_header("Content-Type", kind)
         if leads:
             self.send_header("Location", leads)
         if self.etag:
@@ -135,6 +139,7 @@ def test_a_whole_part_is_taken_as_it_is(tmp_path, at):
         ("404/a.jsonl", "has no such file"),
         ("500/a.jsonl", "answered 500"),
         ("page/a.jsonl", "is a web page, not a file of rows"),
+        ("html/a.jsonl", "is a web page, not a file of rows"),
         ("silent/a.jsonl", "cannot be reached: the answer ended early"),
     ],
 )
