@@ -59,14 +59,17 @@ class HubDataset:
 
     @property
     def size(self) -> int:
-        return sum({file.path: file.size for file in self.files()}.values())
+        held = (file for splits in self.parts.values() for files in splits.values() for file in files)
+        return sum({file.path: file.size for file in held}.values())
 
     def files(self, config: str = "", split: str = "") -> list[HubFile]:
-        """The files of a configuration and a split, either of which may be left open. Raises DataError for none."""
+        """The files of a configuration and a split, either of which may be left open: then it is the configuration
+        without a name, where there is one, else all of them. Raises DataError for none."""
+        configs = {config} if config or "" in self.parts else set(self.parts)
         found = [
             file
             for its_config, splits in self.parts.items()
-            if config in ("", its_config)
+            if its_config in configs
             for its_split, held in splits.items()
             if split in ("", its_split)
             for file in held

@@ -152,6 +152,14 @@ def test_without_a_card_the_names_of_the_files_tell_the_splits(at):
     assert list(hub.look("me/plain", at).parts[""]) == ["train", "validation"]
 
 
+def test_left_open_the_configuration_is_the_one_without_a_name_or_all():
+    one, other = hub.HubFile("a.jsonl", 1, "x"), hub.HubFile("b.jsonl", 2, "y")
+    both = hub.HubDataset("me/x", "huggingface", SHA, {"": {"train": (one,)}, "more": {"train": (other,)}})
+    assert (both.files(), both.files("more"), both.size) == ([one], [other], 3)
+    named = hub.HubDataset("me/x", "huggingface", SHA, {"one": {"train": (one,)}, "more": {"train": (other,)}})
+    assert named.files(split="train") == [one, other]
+
+
 @HUBS
 def test_a_part_is_downloaded_alone_and_read_as_a_dataset(tmp_path, at):
     told: list[tuple[int, int]] = []
