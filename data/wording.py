@@ -61,8 +61,10 @@ def _reread(match: re.Match[str]) -> str:
 
 
 def cleaned(text: str) -> str:
-    """The text without control characters, and with garbled ones set right."""
-    return CONTROL.sub("", ungarbled(text))
+    """The text without control characters, and with garbled ones set right, be they garbled twice over."""
+    while (mended := CONTROL.sub("", ungarbled(text))) != text:  # every round makes it shorter
+        text = mended
+    return text
 
 
 def untagged(text: str) -> str:
