@@ -192,6 +192,8 @@ def _placed(source: Source, rows: Iterator[Any]) -> Iterator[Any]:
         if error.file is not None:  # whoever raised it knew the place
             raise
         source.bad(None if last is None else last + 1, error.text, error.hint)
+    except UnicodeError as error:  # an encoding that people chose and that is none of texts
+        raise DataError(f"cannot be decoded: {error}.", "Choose another encoding.", file=source.name) from None
     except OSError as error:
         raise DataError(
             f"cannot be opened: {error.strerror or error}.", "Check its permissions.", file=source.name

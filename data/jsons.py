@@ -22,6 +22,7 @@ DEEPEST = 128  # brackets within brackets; whatever handles a row later recurses
 LONGEST_MARK = 16  # characters of the longest piece that a cut can leave half of: -Infinity, \\u1234
 
 DECODER = json.JSONDecoder(parse_constant=lambda _: None)
+HALVES = re.compile(r"\\u[dD][89a-fA-F]")  # of characters beyond 16 bits, which come in pairs
 BLANK = re.compile(r"[ \t\r\n]*")
 MEND_LINE = "Mend the line, or remove it."
 MEND_FILE = "Mend the file, or save it as one JSON object per line (.jsonl)."
@@ -72,7 +73,7 @@ def _by_line(head: str, text: Characters, source: Source) -> Rows:
         try:
             yield row, record(DECODER.decode(line), line)
         except json.JSONDecodeError as error:
-            source.bad(row, f"this is not valid JSON: {error.msg} at column {error.colno}.", MEND_LINE)
+            source.bad(row, f"this is not valid JSON: {_what(error)} at column {error.colno}.", MEND_LINE)
         except (RecursionError, ValueError):
             source.bad(row, *UNUSABLE)
         except DataError as error:
@@ -98,9 +99,17 @@ def record(value: Any, raw: str, start: int = 0, end: int = 1 << 62) -> Record:
     end = min(end, len(raw))
     if raw.count("[", start, end) + raw.count("{", start, end) > DEEPEST and _depth(value) > DEEPEST:
         raise DataError(*UNUSABLE)
-    if raw.find("\\u", start, end) >= 0 and undecoded_in(json.dumps(value, ensure_ascii=False)):
+    if (
+        raw.find("\\u", start, end) >= 0
+        and HALVES.search(raw, start, end)
+        and undecoded_in(json.dumps(value, ensure_ascii=False))
+    ):
         raise DataError("the text holds half of a character (a lone surrogate).", "Remove the row.")
     return value
+
+
+def _what(error: json.JSONDecodeError) -> str:
+    return error.msg.removesuffix(" at").removesuffix(" starting")
 
 
 def _depth(value: Any) -> int:
@@ -176,7 +185,7 @@ class Scanner:
                 if not cut or not self.more():
                     near = " ".join(self.buffer[max(self.at, error.pos - 20) : error.pos + 20].split())
                     where = f" near {near!r}" if near else ", where the file ends"
-                    raise DataError(f"this is not valid JSON: {error.msg}{where}.", MEND_FILE) from None
+                    raise DataError(f"this is not valid JSON: {_what(error)}{where}.", MEND_FILE) from None
             except (RecursionError, ValueError):
                 raise DataError(*UNUSABLE) from None
             else:
@@ -196,7 +205,7 @@ class Scanner:
             self.at = max(self.at, len(self.buffer) - len(opening))
             if not self.more():
                 return False
-        self.at = found + len(opening) - 1
+        self.at, self.margin = found + len(opening) - 1, margin
         return True
 
 
@@ -236,7 +245,8 @@ def _items(scan: Scanner, source: Source) -> Rows:
             return
         if not scan.take(","):
             what = "a comma is missing between rows" if scan.peek() else "the file ends before the list is closed"
-            source.bad(row + 1, f"this is not valid JSON: {what}.", MEND_FILE)
+            row += 1
+            source.bad(row, f"this is not valid JSON: {what}.", MEND_FILE)
             if not scan.resume(margin):
                 return
 

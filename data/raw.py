@@ -72,7 +72,7 @@ class Options:
 
     encoding: as Python names it. delimiter: of a table as text. header: whether a table's first row names the columns.
     sheet: of a workbook; the first otherwise. unit: what becomes a row of a .txt or .md file; see `data.prose`.
-    subset, split: which part of a folder or archive that holds several; all of it otherwise. See `data.folders`.
+    subset, split: which part of a folder or archive that holds several; all of it otherwise. See `data.members`.
     """
 
     encoding: str = ""

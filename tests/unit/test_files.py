@@ -166,6 +166,17 @@ def test_a_broken_row_of_a_list_costs_that_row_alone_where_rows_begin_lines(tmp_
     assert [error.row for error in skipped] == [3]
 
 
+def test_two_faults_in_a_list_cost_two_rows(tmp_path):
+    rows = [json.dumps({"a": n}) for n in range(8)]
+    rows[4] = '{"a" 4}'
+    written = "[\n" + ",\n".join(rows) + "\n]"
+    (tmp_path / "a.json").write_text(written.replace("1},", "1}"), encoding="utf-8")
+    skipped: list[DataError] = []
+    found = [(found.number, found.record["a"]) for found in read(tmp_path / "a.json", skipped)]
+    assert found == [(n + 1, n) for n in (0, 1, 3, 5, 6, 7)] and [error.row for error in skipped] == [3, 5]
+    assert "a comma is missing" in skipped[0].text and "Expecting ':' delimiter near" in skipped[1].text
+
+
 def test_when_nothing_can_be_read_consent_does_not_help(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"a\n[]\n', encoding="utf-8")
     with pytest.raises(DataError, match=r"a\.jsonl, row 1: this is not valid JSON"):

@@ -78,6 +78,8 @@ def test_the_page_can_say_the_encoding_and_people_can_choose_it(tmp_path):
     assert records(path, encoding="cp1252") == [{"a": "é", "b": "1"}]
     with pytest.raises(DataError, match="'klingon' is not known"):
         records(path, encoding="klingon")
+    with pytest.raises(DataError, match="decoded|not known"):
+        records(path, encoding="idna")
 
 
 def test_a_damaged_utf8_file_is_called_damaged_and_not_another_alphabet(tmp_path):
