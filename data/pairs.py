@@ -67,6 +67,7 @@ class Pairs:
     cut: Cut = "answer"
     thoughts: Literal["keep", "drop"] = "keep"
     skip: bool = False
+    sees: bool = True
 
     def render(self, rows: Sequence[Row]) -> tuple[list[tuple[Row, list[Rendered] | DataError]], list[str]]:
         rendered = [self._rendered(row) for row in rows]
@@ -101,7 +102,7 @@ class Pairs:
 
     def _rendered(self, row: Row) -> tuple[Row, list[Rendered] | DataError]:
         try:
-            row = suited(row, ("preference",), self.thoughts)
+            row = suited(row, ("preference",), self.thoughts, self.sees)
             return row, self.located(row)
         except DataError as problem:
             return row, problem

@@ -71,6 +71,17 @@ def frames(
         return [_rgb(frame) for index, frame in enumerate(ImageSequence.Iterator(image)) if index in wanted]
 
 
+def stamp(address: Any) -> list[Any]:
+    """Size and time of change of the files that an address names; empty where they are not there."""
+    if not isinstance(address, str):
+        return [stamp(one) for one in address]
+    if address.startswith("data:") or not os.path.exists(address):
+        return []
+    place = Path(address)
+    files = sorted(place.iterdir()) if place.is_dir() else [place]
+    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+
+
 def spread(count: int, most: int) -> list[int]:
     """At most `most` of `count` indices, evenly spread, the first among them."""
     if count <= most:

@@ -63,6 +63,7 @@ class Examples:
     max_length: tokens; None for no limit.   cut: what goes from a longer row (`data.cut`).
     thoughts: `drop` takes them out of the messages before rendering.
     skip: leave rows out that cannot be rendered, and count them, instead of refusing all.
+    sees: whether rows may show pictures.
     """
 
     template: ChatTemplate
@@ -72,6 +73,7 @@ class Examples:
     cut: Cut = "answer"
     thoughts: Literal["keep", "drop"] = "keep"
     skip: bool = False
+    sees: bool = True
 
     def render(self, rows: Sequence[Row]) -> tuple[list[tuple[Row, Rendered | DataError]], list[str]]:
         rendered = [self._rendered(row) for row in rows]
@@ -106,7 +108,7 @@ class Examples:
         if row.kind == "text":
             return row, Rendered(row.text or "", [])
         try:
-            row = suited(row, ("conversation",), self.thoughts)
+            row = suited(row, ("conversation",), self.thoughts, self.sees)
             return row, self.located(row)
         except DataError as problem:
             return row, problem
@@ -204,11 +206,14 @@ def reported(found: Iterable[Batch], report: Report, *, skip: bool = False) -> I
         report.stop_if_refused()
 
 
-def suited(row: Row, kinds: Sequence[str], thoughts: str) -> Row:
+def suited(row: Row, kinds: Sequence[str], thoughts: str, sees: bool = True) -> Row:
     """The row without its thoughts if these are to be dropped; raises DataError for a row of no use to the task."""
     if row.kind not in kinds:
         hint = "Choose the task that learns from such rows, or other rows."
         raise DataError(f"the row {UNSUITED[row.kind]}", hint, file=row.file, row=row.number)
+    if not sees and any(isinstance(turn["content"], list) for turn in [*row.messages, *(row.chosen or [])]):
+        hint = "Choose a model that sees, such as Qwen2.5-VL, Gemma 3 or LLaVA, or other rows."
+        raise DataError("the row shows a picture, and the model reads text alone.", hint, file=row.file, row=row.number)
     if thoughts == "keep":
         return row
     sides = [None if said is None else [_thoughtless(turn) for turn in said] for said in (row.chosen, row.rejected)]

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from engine import parts
 from engine.contract import methods
 from engine.contract.args import TrainArgs
 from engine.contract.errors import ArgsError, Problem
@@ -23,28 +24,48 @@ def lora(model: Any, args: TrainArgs) -> Any:
 
     keywords = settings(args, "peft")
     targets = keywords.pop("target_modules")
-    if targets != ["all-linear"]:
-        _check_targets(model, targets)
+    every = targets == ["all-linear"]
+    wanted, part = parts.chosen(model, args), parts.Parts(model)
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    given = {one: [name for name in linear if part.of(name) == one] for one in sorted(wanted)}
+    bare = [one for one, names in given.items() if not names]  # a part without linear layers is trained itself
+    if not every:
+        _check_targets([name for names in given.values() for name in names], targets)
+    for one, names in given.items():
+        if names and not every and not any(_aimed(name, targets) for name in names):
+            has = ", ".join(sorted({name.rpartition(".")[2] for name in names}))
+            said = f"No layer of the {one} is among {', '.join(targets)} (method.targets). It has {has}."
+            raise ArgsError([Problem(f"vision.{one}", said)])
+    if len(bare) == len(wanted):
+        raise ArgsError([Problem("method.kind", f"The {bare[0]} of this model has no layers for lora. Choose full.")])
     config = LoraConfig(
-        target_modules="all-linear" if targets == ["all-linear"] else targets, task_type="CAUSAL_LM", **keywords
+        target_modules="all-linear" if every else targets,
+        exclude_modules=[name for name in linear if part.of(name) not in wanted and (every or _aimed(name, targets))]
+        or None,
+        modules_to_save=[name for one in bare for name in part.wholes(model, one)] or None,
+        task_type="CAUSAL_LM",
+        **keywords,
     )
     return get_peft_model(model, config)
 
 
 def freeze(model: Any, args: TrainArgs) -> Any:
     chosen: methods.Freeze = args.method
-    layers = decoder_layers(model)
+    layers = decoder_layers(parts.speaker(model))
     if chosen.layers > len(layers):
         raise ArgsError(
             [Problem("method.layers", f"{chosen.layers} is more than the {len(layers)} layers of this model.")]
         )
     model.requires_grad_(False)
-    moved: list[nn.Module] = list(layers[-chosen.layers :])
-    if chosen.head:
+    wanted, part = parts.chosen(model, args), parts.Parts(model)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(part.of(name) in wanted - {"language"})
+    moved: list[nn.Module] = list(layers[-chosen.layers :]) if "language" in wanted else []
+    if chosen.head and moved:
         moved += [
             module
             for name, module in model.named_modules()
-            if re.fullmatch(r"(model\.)?(norm|ln_f|final_layernorm)", name)
+            if re.fullmatch(r"(model\.)?(language_model\.|text_model\.)?(norm|ln_f|final_layernorm)", name)
         ]
         moved.append(model.get_output_embeddings())
     for module in moved:
@@ -53,7 +74,10 @@ def freeze(model: Any, args: TrainArgs) -> Any:
 
 
 def full(model: Any, args: TrainArgs) -> Any:
-    return _in_fp32(model.requires_grad_(True))
+    wanted, part = parts.chosen(model, args), parts.Parts(model)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(part.of(name) in wanted)
+    return _in_fp32(model)
 
 
 METHODS: dict[str, Callable[[Any, TrainArgs], Any]] = {"lora": lora, "freeze": freeze, "full": full}
@@ -85,12 +109,13 @@ def _in_fp32(model: Any) -> Any:
     return model
 
 
-def _check_targets(model: nn.Module, targets: list[str]) -> None:
-    linear = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+def _aimed(name: str, targets: list[str]) -> bool:
+    return any(name == target or name.endswith(f".{target}") for target in targets)
+
+
+def _check_targets(linear: list[str], targets: list[str]) -> None:
     endings = {name.rpartition(".")[2] for name in linear}
-    unknown = [
-        target for target in targets if not any(name == target or name.endswith(f".{target}") for name in linear)
-    ]
+    unknown = [target for target in targets if not any(_aimed(name, [target]) for name in linear)]
     if unknown:
         said = f"The model has no layer called {', '.join(unknown)}. It has {', '.join(sorted(endings))}."
         raise ArgsError([Problem("method.targets", said)])

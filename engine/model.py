@@ -55,7 +55,7 @@ def folder_of(name: str, workspace: Path, revision: str = "", *, code: bool = Fa
         return place.folder
     from engine import fetch
 
-    return fetch.fetch(place.hub_id, workspace, revision=revision or None, code=code, say=say)
+    return fetch.fetch(place.hub_id, workspace, revision=place.revision or None, code=code, say=say)
 
 
 def tokenizer_of(folder: Path, template: str = "auto", *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -78,11 +78,12 @@ def tokenizer_of(folder: Path, template: str = "auto", *, trust_remote_code: boo
 def model_of(
     folder: Path, *, dtype: torch.dtype, device: torch.device, attention: str = "auto", trust_remote_code: bool = False
 ) -> PreTrainedModel:
-    """The causal language model in `folder`, in evaluation mode, on `device`. Reads safetensors only."""
-    from transformers import AutoModelForCausalLM
+    """The language model in `folder`, with eyes if it has them, in evaluation mode, on `device`. Safetensors only."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
+    kind = AutoModelForImageTextToText if models.sees(folder) else AutoModelForCausalLM
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model = kind.from_pretrained(
             folder,
             dtype=dtype,
             attn_implementation=_attention(attention, device),

@@ -6,8 +6,9 @@ picture goes only with the whole turn that shows it.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,21 +70,31 @@ class SeenPairs(Pairs):
 
 @dataclass(frozen=True)
 class Show:
-    """Adds to a batch of padded token ids what the model is shown beside them; rows are examples with `pictures`."""
+    """Collates examples as `collate` does, and adds what the model is shown beside the tokens.
+
+    sides: how often the batch goes through the examples; twice for pairs, which are shown the same.
+    """
 
     sight: Sight
+    collate: Callable[[list[dict[str, Any]]], dict[str, torch.Tensor]]
+    sides: int = 1
 
-    def __call__(self, batch: dict[str, torch.Tensor], rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        batch = self.collate(examples)
         kinds = self.sight.kinds(batch["input_ids"].tolist())
-        shown = [(row["pictures"], [json.loads(film) for film in row["films"]]) for row in rows]
-        return {**batch, **{name: torch.tensor(kind) for name, kind in kinds.items()}, **self.sight.features(shown)}
+        shown = [(row["pictures"], [json.loads(film) for film in row["films"]]) for row in examples]
+        features = self.sight.features(shown * self.sides)
+        return {**batch, **{name: torch.tensor(kind) for name, kind in kinds.items()}, **features}
 
 
-def pictured(row: Row) -> bool:
-    """Whether the row shows a picture or a film anywhere."""
-    return any(
-        isinstance(turn["content"], list) for turn in [*row.messages, *(row.chosen or []), *(row.rejected or [])]
-    )
+def shown_by(rows: Iterable[Row]) -> str:
+    """A short text that changes with the pictures that rows show, as far as their files tell."""
+    seen = hashlib.sha256()
+    for row in rows:
+        for kind in KINDS:
+            for address in pictures.of(row.messages, kind):
+                seen.update(json.dumps([address, pictures.stamp(address)]).encode())
+    return seen.hexdigest()
 
 
 def _shown(sight: Sight, row: Row, sides: Sequence[Rendered]) -> list[Rendered]:

@@ -10,6 +10,7 @@ import math
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,19 @@ class Recording:
         """What a batch counts in an average over batches: here, its trained tokens."""
         return int((batch["labels"][:, 1:] != -100).sum())
 
-    def record(self, run: Run, report: Report, stop: Stop, *, keep: int, samples: list[str]) -> None:
-        self.run, self.report, self.stop, self.keep, self.samples = run, report, stop, keep, samples
+    def record(
+        self,
+        run: Run,
+        report: Report,
+        stop: Stop,
+        *,
+        keep: int,
+        samples: Sequence[tuple[str, str]] = (),
+        beside: Sequence[Path] = (),
+    ) -> None:
+        """keep: checkpoints.   samples: questions, each with the text that asks it.   beside: files for checkpoints."""
+        self.run, self.report, self.stop, self.keep = run, report, stop, keep
+        self.samples, self.beside = samples, beside
         self.tokens_seen, self.tokens_logged, self.logged_at = 0, 0, time.monotonic()
         self.broken_steps, self.broken_since = 0, 0
         self.add_callback(Watch(self))
@@ -128,10 +140,7 @@ class Recording:
 
     def _show_samples(self) -> None:
         """The model's greedy answers to the user's own questions. Leaves the state of chance as it was."""
-        for prompt in self.samples:
-            text = self.processing_class.apply_chat_template(
-                [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
-            )
+        for prompt, text in self.samples:
             inputs = self.processing_class(text, return_tensors="pt", add_special_tokens=False).to(self.args.device)
             with torch.no_grad(), self.compute_loss_context_manager():
                 output = self.model.generate(**inputs, max_new_tokens=SAMPLE_TOKENS, do_sample=False, use_cache=True)
@@ -149,6 +158,8 @@ class Recording:
         try:
             Trainer._save_checkpoint(self, model, trial)
             written = partial / f"checkpoint-{step}"
+            for file in self.beside:
+                shutil.copyfile(file, written / file.name)
             flush(written)
             final = self.run.checkpoints_path / f"step-{step}"
             shutil.rmtree(final, ignore_errors=True)

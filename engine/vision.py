@@ -26,10 +26,7 @@ KINDS = ("image", "video")
 REMEMBERED = 256  # rows whose pictures need not be looked at again while their row is cut
 FILMS = ("Qwen2VLProcessor", "Qwen2_5_VLProcessor")  # whose film is patches of frames, as Frames makes them
 SEQUENCES = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")  # a processor's rows of tokens
-FILES = (
-    "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json", "chat_template.json",
-    "chat_template.jinja",
-)  # fmt: skip
+FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json", "chat_template.json")
 
 
 class Frames:
@@ -104,6 +101,11 @@ class Sight:
         if isinstance(getattr(found, "video_processor", None), Frames):
             found.video_processor.frames_per_second = wanted.frames_per_second
         return found
+
+    @property
+    def files(self) -> list[Path]:
+        """What must lie beside weights that are to see with this processor."""
+        return [self.folder / name for name in FILES if (self.folder / name).is_file()]
 
     @cached_property
     def signs(self) -> dict[str, str]:

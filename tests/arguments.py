@@ -18,6 +18,8 @@ BOUND = {
     "optim.warmup": st.floats(0, 1),
     "data.packing": st.just(False),
     "task.label_smoothing": st.just(0.0),
+    "vision.language": st.just(True),
+    "vision.min_pixels": st.just(AUTO),
     "endpoint.address": st.just(AUTO),
     "endpoint.key_variable": st.just("KEY"),
     "endpoint.budget": st.none(),

@@ -96,6 +96,7 @@ def _qwen(folder: Path, version: str) -> None:
 
 
 def _gemma3(folder: Path) -> None:
+    import torch
     from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
     named = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
@@ -119,7 +120,9 @@ def _gemma3(folder: Path) -> None:
         vision_config={**CLIP, "vision_use_head": False}, mm_tokens_per_image=4, boi_token_index=ids["boi_token"],
         eoi_token_index=ids["eoi_token"], image_token_index=ids["image_token"],
     )  # fmt: skip
-    Gemma3ForConditionalGeneration(config).save_pretrained(folder)
+    model = Gemma3ForConditionalGeneration(config)
+    torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=0.02)  # else it is blind
+    model.save_pretrained(folder)
 
 
 def _llava(folder: Path) -> None:

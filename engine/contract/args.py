@@ -17,6 +17,7 @@ from engine.contract.methods import Lora, Method
 from engine.contract.root import Args
 from engine.contract.sections import Compute, Device, Dtype, Model, Optim, Record, Resume, Steps
 from engine.contract.tasks import Sft, Task
+from engine.contract.vision import Vision
 
 
 class TrainArgs(Args):
@@ -35,6 +36,7 @@ class TrainArgs(Args):
         usual="lora",
         label="Method",
     )
+    vision: Vision = Vision()
     optim: Optim = Optim()
     steps: Steps = Steps()
     record: Record = Record()
@@ -69,6 +71,14 @@ class TrainArgs(Args):
             )
         if self.resume.checkpoint and not self.resume.run:
             yield Problem("resume.run", "resume.checkpoint is set, but no run that it belongs to. Set resume.run too.")
+        vision = self.vision
+        if not (vision.language or vision.projector or vision.tower):
+            yield Problem(
+                "vision.language", "Nothing would be trained: leave on the language part, projector or tower."
+            )
+        if "auto" not in (vision.min_pixels, vision.max_pixels) and vision.min_pixels > vision.max_pixels:
+            said = f"{vision.min_pixels} is more than vision.max_pixels ({vision.max_pixels}). Lower it."
+            yield Problem("vision.min_pixels", said)
         if self.data.packing and self.task.kind != "sft":
             yield Problem("data.packing", f"Packing is for sft (task.kind), not for {self.task.kind}. Turn it off.")
         yield from self.task.problems()

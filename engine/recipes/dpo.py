@@ -18,6 +18,7 @@ from engine.contract.tasks import Dpo
 from engine.trainer import Recording
 
 Config = DPOConfig
+SIDES = 2  # of each example in a batch: chosen and rejected
 
 
 def settings(args: TrainArgs) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from transformers import TrainerCallback, set_seed
 
 from data import models
+from data.render import ChatTemplate
 from engine import methods
 from engine.contract.args import TrainArgs
 from engine.contract.auto import Facts, resolved, total_steps
@@ -25,10 +27,12 @@ from engine.model import DTYPES, device_of, dtype_of, folder_of, model_of, token
 from engine.picture import draw
 from engine.report import Report, Stop, Stopped
 from engine.rows import Rows, rows_of
+from engine.seen import Show
 from engine.trainer import PARTIAL, flush
 from engine.upstream import extra, settings
+from engine.vision import Sight
 
-# One module per task, with `Config`, `settings`, `Task`, `beside` and `Collate`.
+# One module per task, with `Config`, `settings`, `Task`, `beside`, `Collate` and `SIDES`.
 RECIPES = {"sft": "engine.recipes.sft", "dpo": "engine.recipes.dpo"}
 
 
@@ -42,8 +46,12 @@ def run(args: TrainArgs, run: Run, report: Report, stop: Stop) -> None:
     folder = folder_of(args.model.path, run.workspace, args.model.revision, code=consent, say=report.note)
     tokenizer = tokenizer_of(folder, args.model.template, trust_remote_code=args.model.trust_remote_code)
 
+    sight = Sight.of(folder, args.vision, run.workspace / "cache" / "pictures")
+    if sight and args.data.packing:
+        raise ArgsError([Problem("data.packing", "Rows of a model that sees are not packed. Turn packing off.")])
+
     report.phase("preparing")
-    rows = rows_of(args, folder, run, report)
+    rows = rows_of(args, folder, run, report, sight)
     facts = Facts(machine(), models.card(folder).parameters, rows=len(rows.train))
     args = resolved(args, facts)
     if checkpoint:
@@ -71,17 +79,19 @@ def run(args: TrainArgs, run: Run, report: Report, stop: Stop) -> None:
     )
     _write_env(run, args, folder, model, device)
 
+    collate = recipe.Collate(tokenizer.pad_token_id)
     trainer = recipe.Task(
         model=model,
         args=_config(recipe, args, run, rows, dtype, device),
         train_dataset=rows.train,
         eval_dataset=rows.validation,
-        data_collator=recipe.Collate(tokenizer.pad_token_id),
+        data_collator=Show(sight, collate, recipe.SIDES) if sight else collate,
         processing_class=tokenizer,
         **recipe.beside(model),
     )
     _quieten(trainer)
-    trainer.record(run, report, stop, keep=args.record.keep, samples=args.record.samples)
+    beside = sight.files if sight and args.method.kind != "lora" else []
+    trainer.record(run, report, stop, keep=args.record.keep, samples=_asked(args, folder), beside=beside)
 
     report.phase("training")
     started = time.monotonic()
@@ -92,7 +102,7 @@ def run(args: TrainArgs, run: Run, report: Report, stop: Stop) -> None:
             raise Stopped
         trainer.check_numbers()
         report.phase("saving")
-        _save(trainer, tokenizer, args, run, own_dtype if args.model.dtype != "fp32" else torch.float32)
+        _save(trainer, tokenizer, args, run, own_dtype if args.model.dtype != "fp32" else torch.float32, beside)
         draw(run)
     _report(trainer, report, time.monotonic() - started)
 
@@ -195,7 +205,17 @@ def _quieten(trainer: Any) -> None:
     assert all(isinstance(callback, TrainerCallback) for callback in trainer.callback_handler.callbacks)
 
 
-def _save(trainer: Any, tokenizer: Any, args: TrainArgs, run: Run, dtype: torch.dtype) -> None:
+def _asked(args: TrainArgs, folder: Path) -> list[tuple[str, str]]:
+    """The user's sample questions, each with what the model reads when it is asked."""
+    if not args.record.samples:
+        return []
+    template = ChatTemplate.of(folder, None if args.model.template == "auto" else args.model.template)
+    asked = [[{"role": "user", "content": prompt}] for prompt in args.record.samples]
+    texts = [template.render(messages, add_generation_prompt=True) for messages in asked]
+    return list(zip(args.record.samples, texts, strict=True))
+
+
+def _save(trainer: Any, tokenizer: Any, args: TrainArgs, run: Run, dtype: torch.dtype, beside: Sequence[Path]) -> None:
     """The final weights under a name of their own, renamed last: `model/` present means success."""
     partial = run.path / f".model-{os.getpid()}"
     model = trainer.accelerator.unwrap_model(trainer.model)
@@ -210,6 +230,8 @@ def _save(trainer: Any, tokenizer: Any, args: TrainArgs, run: Run, dtype: torch.
             model.config.dtype = dtype
             model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
+        for file in beside:
+            shutil.copyfile(file, partial / file.name)
         flush(partial)
         partial.rename(run.model_path)
     finally:

@@ -15,6 +15,7 @@ from engine.rows import Collate as Collate  # what a recipe offers
 from engine.trainer import Recording
 
 Config = SFTConfig
+SIDES = 1  # of each example in a batch
 
 
 def settings(args: TrainArgs) -> dict[str, Any]:
@@ -29,3 +30,8 @@ def beside(model: Any) -> dict[str, Any]:
 
 class Task(Recording, SFTTrainer):
     """SFT that records, evaluates exactly, and saves checkpoints whole."""
+
+    def __init__(self, *given: Any, **more: Any) -> None:
+        super().__init__(*given, **more)
+        # The loss is TRL's own and counts tokens over all batches of a step, whatever the model says of its loss.
+        self.model_accepts_loss_kwargs = True

@@ -88,7 +88,7 @@ def made(workspace: Path) -> Callable[..., Any]:
             eval_dataset=data, data_collator=dpo.Collate(0), processing_class=_tokenizer(workspace),
             **dpo.beside(model),
         )  # fmt: skip
-        trainer.record(run, Report(run), Stop(), keep=1, samples=[])
+        trainer.record(run, Report(run), Stop(), keep=1)
         return trainer
 
     return make
