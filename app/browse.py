@@ -85,7 +85,7 @@ class Browser:
                 self.exclude = gr.Button("Exclude", size="sm", min_width=0, elem_id="data-exclude")
                 self.restore = gr.Button("Restore", size="sm", min_width=0, elem_id="data-restore", visible=False)
             self.said = gr.HTML(elem_id="data-row-said", elem_classes="data-said", padding=False)
-            self.talk = gr.HTML(elem_id="data-talk", padding=False)
+            self.talk = gr.HTML(js_on_load="tuneboard.pressed(element, trigger)", elem_id="data-talk", padding=False)
             with gr.Column(visible=False, elem_id="data-editor") as self.editor:
                 self.text = gr.Code(label="The row as it is to be", language="yaml", elem_id="data-text", max_lines=24,
                                     wrap_lines=True)  # fmt: skip
@@ -118,7 +118,8 @@ class Browser:
 
         here = self.asked[:2]
         edited = [self.touched, self.said]
-        self.edit.click(self._edit, here, [self.text, self.editor, self.talk, self.said], **QUIET)
+        self.edit.click(self._edit, here, [self.talk, self.said], **QUIET)
+        self.talk.select(self._told, self.asked, [*edited, self.talk, self.text, self.editor], **QUIET)
         self.leave.click(self.drawn, self.asked, self.shown, **QUIET)
         self.keep_edit.click(self._keep, [*here, self.text], edited, **QUIET)
         self.exclude.click(self._exclude, here, edited, **QUIET)
@@ -180,10 +181,27 @@ class Browser:
 
     def _edit(self, draft: str, seen: Seen) -> list[Any]:
         try:
-            line = _line(draft, seen)
+            return [turns.editable(_line(draft, seen).row), ""]
         except BoardError as problem:
-            return [gr.skip(), gr.skip(), gr.skip(), sentence_error(problem.text, problem.hint)]
-        return [editor.written(line.row.record()), gr.Column(visible=True), gr.HTML(visible=False), ""]
+            return [gr.skip(), sentence_error(problem.text, problem.hint)]
+
+    def _told(self, pressed: gr.EventData, draft: str, seen: Seen, *query: Any) -> list[Any]:
+        """A button in the open row: keep its texts, leave them, or edit the whole record."""
+        word = str(pressed.id).partition(":")[0]
+        same = [gr.skip()] * 3
+        try:
+            row = _line(draft, seen).row
+        except BoardError as problem:
+            return [gr.skip(), sentence_error(problem.text, problem.hint), *same]
+        if word == "save":
+            record, texts = row.record(), dict(pressed.texts)
+            return [
+                *_change(lambda: dataset.patch(dataset.entry(draft)).edit(row, editor.changed(record, texts))),
+                *same,
+            ]
+        if word == "whole":
+            return [gr.skip(), "", gr.HTML(visible=False), editor.written(row.record()), gr.Column(visible=True)]
+        return [gr.skip(), "", turns.conversation(row), *same[1:]]
 
     def _keep(self, draft: str, seen: Seen, text: str) -> list[Any]:
         def kept() -> None:

@@ -1,15 +1,19 @@
-"""A row's record as text that a person can edit, and back: YAML, in which a text of several lines stands as it reads.
+"""A row's record as text that a person can edit, and back: each text by itself, or the whole record as YAML.
 
 Knows nothing of files and patches; what a record must be is `data.formats`' to say.
 """
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
 from engine.contract.errors import DataError
+
+SIDES = ("messages", "prompt", "completion", "chosen", "rejected")
 
 
 class _Writer(yaml.SafeDumper):
@@ -24,6 +28,33 @@ def _text(writer: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 
 
 _Writer.add_representer(str, _text)
+
+
+def texts(record: dict[str, Any]) -> dict[str, str]:
+    """Every text that is said or thought, by where it stands: `messages.0.content`; pictures and calls are not text."""
+    found = {"text": record["text"]} if isinstance(record.get("text"), str) else {}
+    for side in SIDES:
+        for place, turn in enumerate(record.get(side) or ()):
+            for name in ("reasoning_content", "content"):
+                if isinstance(turn.get(name), str) and (turn[name] or not turn.get("tool_calls")):
+                    found[f"{side}.{place}.{name}"] = turn[name]
+    return found
+
+
+def changed(record: dict[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+    """The record with other texts in these places. Raises DataError for a place that has none."""
+    record = copy.deepcopy(record)
+    own = texts(record)
+    for path, text in said.items():
+        if path not in own or not isinstance(text, str):
+            raise DataError("this row has changed meanwhile.", "Open it again.")
+        side, _, rest = path.partition(".")
+        place, _, name = rest.partition(".")
+        if name:
+            record[side][int(place)][name] = text
+        else:
+            record[side] = text
+    return record
 
 
 def written(record: dict[str, Any]) -> str:

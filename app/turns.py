@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from app import editor
 from data.conversation import Message, Row
 
 NAMES = {"system": "System", "user": "User", "assistant": "Assistant", "tool": "Tool result"}
@@ -32,6 +33,32 @@ def conversation(row: Row) -> str:
     if row.extra:
         parts.append(_folded(f"Other columns: {', '.join(map(str, row.extra))}", _json(dict(row.extra))))
     return f'<div class="tb-talk">{"".join(parts)}</div>'
+
+
+def editable(row: Row) -> str:
+    """The row with a box for each of its texts; `data-text` says where in its record the text stands."""
+    parts = []
+    record = row.record()
+    for path, said in editor.texts(record).items():
+        side, _, place = path.partition(".")
+        turns = record[side]
+        role = str(turns[int(place.partition(".")[0])]["role"]) if place else "text"
+        known = role if role in NAMES else "text"
+        title = " · ".join(filter(None, (
+            NAMES.get(role, role.capitalize()),
+            side if side in ("chosen", "rejected") else "",
+            "thought" if path.endswith("reasoning_content") else "",
+        )))  # fmt: skip
+        rows = min(16, 1 + said.count("\n") + len(said) // 90)
+        # The first line break after the opening tag is not part of a box's text.
+        box = f'<textarea data-text="{escape(path)}" rows="{rows}">\n{escape(said)}</textarea>'
+        parts.append(f'<label class="tb-turn tb-{known}"><h4>{escape(title)}</h4>{box}</label>')
+    buttons = (
+        '<div class="tb-edit-acts"><button type="button" data-save="texts" class="tb-first">Keep this</button>'
+        '<button type="button" data-leave="it">Leave it as it was</button>'
+        '<button type="button" data-whole="record">Edit the whole record</button></div>'
+    )
+    return f'<div class="tb-talk tb-editing">{"".join(parts)}{buttons}</div>'
 
 
 def bubble(message: Message) -> str:

@@ -1,11 +1,15 @@
 // Data: clicks and keys in what app/table.py, app/turns.py and app/findings.py draw, told to the page as `word:value`.
 // Everything drawn is text that the server has escaped; nothing here makes HTML.
 (() => {
-  const WORDS = ["row", "sort", "show", "mend"];
+  const WORDS = ["row", "sort", "show", "mend", "leave", "whole"];
 
   function pressed(element, trigger) {
     element.addEventListener("click", (event) => {
       if (window.getSelection()?.toString()) return;  // somebody marks a text to copy it
+      if (event.target.closest("[data-save]")) {
+        const boxes = [...element.querySelectorAll("textarea[data-text]")];
+        return trigger("select", { id: "save:", texts: Object.fromEntries(boxes.map((box) => [box.dataset.text, box.value])) });
+      }
       for (const word of WORDS) {
         const target = event.target.closest(`[data-${word}]`);
         if (target && element.contains(target) && !target.disabled) return trigger("select", { id: `${word}:${target.dataset[word]}` });
