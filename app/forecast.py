@@ -135,6 +135,7 @@ def _matters(args: TrainArgs) -> str:
         "task": {"kind": args.task.kind},
         "model": {"path": args.model.path, "template": args.model.template},
         "data": args.data.model_dump(),
+        "vision": args.vision.model_dump(),
         "steps": {"seed": args.steps.seed},
     })  # fmt: skip
     return kept.model_dump_json()
