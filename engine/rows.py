@@ -7,10 +7,13 @@ is kept in the workspace's cache and read from there, memory-mapped, so rows nee
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -38,7 +41,7 @@ from engine.vision import Sight
 
 SAID_EVERY = 0.5  # seconds between two words on how far the preparation is
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-UNREAD = {"name", "title", "path", "description", "licence", "origin", "patch"}  # of an entry: what its rows don't show
+UNREAD = {"name", "title", "description", "licence", "origin", "patch"}  # of an entry: what its rows don't show
 
 
 @dataclass(frozen=True)
@@ -56,17 +59,14 @@ class Rows:
 
 def rows_of(args: TrainArgs, folder: Path, run: Run, report: Report, sight: Sight | None = None) -> Rows:
     """The run's rows; what became of them is reported, and what is held out is written down for Evaluate."""
-    found = sets.read(args, run.workspace)
-    _write(found.validation, run.heldout_path)
-    if found.test:
-        _write(found.test, run.test_path)
     work = Preparation(args, folder, run, report, sight)
-    train = work.prepared(found.train, "train")
+    train = work.prepared("train")
+    work.write_down(train)
     if not train.report.examples:
         raise DataError(
             "No row has a token to train on.", "Raise data.max_length, or look at the rows: are there answers?"
         )
-    held = work.prepared(found.validation, "held out") if found.validation else None
+    held = work.prepared("held out") if run.heldout_path.stat().st_size else None
     sets_kept = [work.packed(kept) for kept in (train, held) if kept is not None and len(kept)]
     datasets = [concatenate_datasets([Dataset.from_file(str(path)) for path in kept.paths]) for kept in sets_kept]
     return Rows(datasets[0], datasets[1] if datasets[1:] else None, train.report.rows_used, tuple(sets_kept))
@@ -81,20 +81,26 @@ class Preparation:
         template = ChatTemplate.of(folder, None if args.model.template == "auto" else args.model.template)
         self.maker = maker_of(args, template, TextTokenizer.of(folder), sight)
 
-    def prepared(self, rows: Sequence[Row], which: str) -> Kept:
-        """The rows as tokens, made or found; `which` is the name of the set for people."""
-        shown = shown_by(rows) if self.sight else ""
+    @cached_property
+    def rows(self) -> dict[str, Sequence[Row]]:
+        """The rows of each set, read when they are first asked for: what is found in the cache needs none."""
+        found = sets.read(self.args, self.run.workspace)
+        return {"train": found.train, "held out": found.validation, "test": found.test}
+
+    def prepared(self, which: str) -> Kept:
+        """The rows of a set as tokens, made or found; `which` is its name for people."""
+        shown = shown_by(self.rows[which]) if self.sight else ""
         matters = {**self._matters(which), "shown": shown}
-        said = self.args.data.workers
-        workers = said if isinstance(said, int) else workers_for(len(rows), machine().cores)
 
         def make(done: Outcome) -> Iterator[Batch]:
+            rows, said = self.rows[which], self.args.data.workers
+            workers = said if isinstance(said, int) else workers_for(len(rows), machine().cores)
             rest = islice(rows, done.rows, None)
             yield from reported(batches(rest, self.maker, workers), done, skip=self.args.data.bad_rows == "skip")
             if {**self._matters(which), "shown": shown} != matters:
                 raise Changed("the data changed while they were read.", "Start again.")
 
-        kept = self.store.open(self.store.key(**matters), make, self._progress(len(rows)))
+        kept = self.store.open(self.store.key(**matters), make, self._progress(which))
         facts = kept.report
         self.report.note(
             f"{facts.rows_used:,} rows {which}: {facts.tokens:,} tokens, {facts.trained_tokens:,} of them trained, "
@@ -105,6 +111,18 @@ class Preparation:
         for sentence in facts.warnings:
             self.report.warn(f"{which}: {sentence}")
         return kept
+
+    def write_down(self, train: Kept) -> None:
+        """The rows that are held out and those for a test, as files of the run; kept beside the tokens of the others,
+        on whose key they depend no less."""
+        for which, path in (("held out", self.run.heldout_path), ("test", self.run.test_path)):
+            beside = train.folder / path.name
+            if not beside.exists():
+                partial = beside.with_name(f".{beside.name}.{os.getpid()}")
+                _write(self.rows[which], partial)
+                partial.rename(beside)
+            if which == "held out" or beside.stat().st_size:
+                shutil.copyfile(beside, path)
 
     def packed(self, kept: Kept) -> Kept:
         """The same rows in sequences of the maximum length, if the arguments want that."""
@@ -130,7 +148,6 @@ class Preparation:
             "data": [
                 [
                     entry.model_dump(mode="json", exclude=UNREAD),
-                    entry.path.suffixes,
                     *map(self.store.digest, (entry.path, entry.patch)),
                 ]
                 for entry in sets.entries(args, named, self.run.workspace, sets.EVERYWHERE)
@@ -143,13 +160,13 @@ class Preparation:
             "day": date.today().isoformat() if "strftime_now" in written else "",
         }
 
-    def _progress(self, total: int) -> Callable[[int], None]:
+    def _progress(self, which: str) -> Callable[[int], None]:
         begun = spoken = time.monotonic()
         first: int | None = None
 
         def said(done: int) -> None:
             nonlocal first, spoken
-            now = time.monotonic()
+            now, total = time.monotonic(), len(self.rows[which])
             first = done if first is None else first
             if now - spoken >= SAID_EVERY:
                 spoken = now

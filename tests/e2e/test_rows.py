@@ -201,6 +201,18 @@ def test_the_sides_of_a_split_are_written_down_whole(workspace: Path) -> None:
         assert (row.messages, row.tools) == (original[row.number].messages, None)
 
 
+def test_what_is_found_again_needs_no_reading_and_writes_the_same_sides_down(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.rows(workspace / "datasets" / "sums.jsonl", 40)
+    found, run = made(workspace, "data.split=60/20/20")
+    monkeypatch.setattr(sets, "read", None)
+    again, later = made(workspace, "data.split=60/20/20")
+    assert later.heldout_path.read_bytes() == run.heldout_path.read_bytes() != b""
+    assert later.test_path.read_bytes() == run.test_path.read_bytes() != b""
+    assert again.validation is not None and columns(again.train) == columns(found.train)
+
+
 def test_pairs_come_with_both_sides(workspace: Path) -> None:
     asked = [{"role": "user", "content": "Hi"}]
     lines = [
