@@ -9,7 +9,7 @@ import multiprocessing
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -25,6 +25,7 @@ from engine.contract.errors import ResourceError
 
 CHUNK = 500  # rows that are tokenised at once; also the smallest share of work for one process
 WORTH_PROCESSES = 40_000  # rows; fewer are done before further processes are up
+AHEAD = 2  # batches that wait for the tokenizer, so that it never waits for one
 ENOUGH_CORES = 4  # on fewer, one process and the tokenizer's own threads fill them
 
 
@@ -72,16 +73,19 @@ def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
 
 def _here(chunks: Iterable[Sequence[Row]], maker: Maker) -> Iterator[Batch]:
     # The tokenizer's threads leave Python's lock to the rendering of the next rows.
+    waiting: deque[tuple[Any, Any]] = deque()
     with ThreadPoolExecutor(1) as thread:
-        before = None
         for chunk in chunks:
             rendered, texts = maker.render(chunk)
-            coming = thread.submit(maker.tokenizer.encode_batch, texts)
-            if before:
-                yield maker.finish(before[0], before[1].result())
-            before = rendered, coming
-        if before:
-            yield maker.finish(before[0], before[1].result())
+            waiting.append((rendered, thread.submit(maker.tokenizer.encode_batch, texts)))
+            if len(waiting) > AHEAD:
+                yield _finished(maker, *waiting.popleft())
+        while waiting:
+            yield _finished(maker, *waiting.popleft())
+
+
+def _finished(maker: Maker, rendered: Any, coming: Future[list[Encoded]]) -> Batch:
+    return maker.finish(rendered, coming.result())
 
 
 def _in_processes(chunks: Iterable[Sequence[Row]], maker: Maker, workers: int) -> Iterator[Batch]:
