@@ -39,7 +39,7 @@ def data_line(chosen: Sequence[tuple[Entry, Count]], forecast: Forecast | None) 
     parts = [f"{entry.name}: {found.rows:,} rows, {found.format}" for entry, found in chosen]
     if forecast and forecast.rows and forecast.rows.held_out:
         about = "" if forecast.rows.exact else "about "
-        parts.append(f"{about}{forecast.rows.held_out:,} rows held out")
+        parts.append(f"{about}{forecast.rows.held_out:,} {'row' if forecast.rows.held_out == 1 else 'rows'} held out")
     return f'<div class="tb-line tb-muted">{escape(" · ".join(parts))}&nbsp;</div>'
 
 

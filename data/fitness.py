@@ -23,6 +23,7 @@ from data.prepare import suited
 from data.render import ChatTemplate
 from data.special import settings
 from data.splitting import content
+from data.templates import suggest
 from data.tokens import Encoded, TextTokenizer
 from engine.contract.dataset import Data
 from engine.contract.errors import DataError, ModelError
@@ -159,10 +160,23 @@ def subject(folder: Path, template: str = "auto") -> Subject:
     return _subject(folder, template, tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files))
 
 
+def _try(template: ChatTemplate, folder: Path) -> None:
+    """Raises ModelError for a template that is broken, with the name of ours that fits the model."""
+    try:
+        template.render([{"role": "user", "content": "Hello?"}])
+    except DataError:
+        pass  # it wants another conversation; its rows will show
+    except ModelError as problem:
+        family = suggest(folder.name)
+        hint = f"Set Template to {family.name}, which is for models of this name." if family else problem.hint
+        raise ModelError(problem.text, hint) from None
+
+
 @lru_cache(maxsize=4)
 def _subject(folder: Path, template: str, changed: object) -> Subject:
     name = None if template == "auto" else template
     chosen, tokenizer = ChatTemplate.of(folder, name), TextTokenizer.of(folder)
+    _try(chosen, folder)
     try:
         own = ChatTemplate.of(folder) if name else chosen
     except ModelError:

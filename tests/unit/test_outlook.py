@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from data import survey
 from data.inspection import Inspection
 from engine.contract.args import TrainArgs
 from engine.contract.errors import BoardError
+from tests.processes import until
 
 ALL = [Path("/")]
 
@@ -86,11 +86,13 @@ class TestCounting:
         monkeypatch.setattr(survey, "SAMPLE", 4)
         found = look(data={"max_length": 253})
         assert counting.known(found.question, workspace) is None
-        deadline = time.monotonic() + 60
-        while counting.known(found.question, workspace) is None:
+
+        def answered() -> bool:
             counting.ask(found.question, found.args, workspace)
-            assert not counting.failed(found.question, workspace) and time.monotonic() < deadline
-            time.sleep(0.05)
+            assert not counting.failed(found.question, workspace)
+            return counting.known(found.question, workspace) is not None
+
+        until(answered)
         exact = look(data={"max_length": 253})
         assert exact.question == "" and exact.rows.exact and exact.rows.used == 12
         assert {file.suffix for file in (workspace / "cache" / "rows").iterdir()} == {".json"}

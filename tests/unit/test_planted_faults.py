@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from data import survey
+from data import fitness, survey
 from data.fitness import Found
 from data.inspection import Inspection
 from engine.contract import text
-from engine.contract.errors import BoardError
+from engine.contract.errors import BoardError, ModelError
 from tests.wording import CHATML, MARKED, byte_fallback, byte_level, model_folder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,6 +96,15 @@ def test_a_base_model_with_a_chat_template_is_found_and_so_are_tokens_that_it_do
     assert set(kinds) == {"base", "open", "pieces"} or set(kinds) == {"base", "pieces"}
     assert kinds["base"].level == "warning" and "brings no chat template" in kinds["base"].text
     assert "<|start_header_id|>" in kinds["pieces"].text and kinds["pieces"].level == "warning"
+
+
+def test_a_model_whose_own_template_is_broken_is_refused_with_the_one_that_fits_it(tmp_path):
+    folder = model_folder(tmp_path / "Qwen2.5-0.5B-Instruct", "{% for message in %}")
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match="broken at line 1") as refused:
+        fitness.subject(folder)
+    assert refused.value.hint == "Set Template to qwen2_5, which is for models of this name."
+    assert fitness.subject(folder, "qwen2_5").template.name == "qwen2_5"
 
 
 def test_answers_without_an_end_are_found(look):
