@@ -224,7 +224,7 @@ class Form:
     ) -> str:  # fmt: skip
         """What the channel tells the page: wrong fields, what `auto` comes to, counts of changes, variants in sight.
 
-        hints: further placeholders, away: fields to hide or show; both by path.
+        hints: further placeholders, away: fields and sections to hide or show; both by path.
         """
         held = dict(zip(self._keys, values, strict=True))
         decided = resolved.model_dump(mode="json") if resolved else {}
@@ -243,8 +243,12 @@ class Form:
         kinds = {path.removesuffix(".kind"): value for (path, variant), value in held.items()
                  if path.endswith(".kind") and not variant}  # fmt: skip
         said = {"name": self.name, "wrong": wrong, "auto": auto, "changed": changed, "kinds": kinds,
-                "away": {self.id(self.specs[path, ""]): hide for path, hide in (away or {}).items()}}  # fmt: skip
+                "away": {self._place(path): hide for path, hide in (away or {}).items()}}  # fmt: skip
         return json.dumps(said, ensure_ascii=False)
+
+    def _place(self, path: str) -> str:
+        """The element of a field, or of the accordion that holds a section."""
+        return self.id(self.specs[path, ""]) if (path, "") in self.specs else f"{self.name}-more-{path}"
 
     def label(self, problem: Problem, values: Sequence[Any]) -> str:
         """What the field of a problem is called on screen; its path where it has none."""

@@ -29,6 +29,7 @@ from engine.judge import Item, Judge, Measured, items_of
 from engine.lineage import Lineage
 from engine.model import device_of, dtype_of, folder_of, model_of, with_adapter
 from engine.report import Report, Stop
+from engine.vision import Sight
 
 NAMES = ("base", "tuned")
 
@@ -41,6 +42,7 @@ class Candidate:
     folder: Path
     template: str | None
     trust: bool
+    sight: Sight | None = None
     items: list[Item | None] = field(default_factory=list)
 
     @property
@@ -65,7 +67,8 @@ def run(args: EvaluateArgs, run: Run, report: Report, stop: Stop) -> None:
             report.phase("loading")
             model = _load(pair, names, dtype, device)
             report.phase("evaluating")
-            judge = Judge(model, pair[names[0]].folder, pair[names[0]].template, args.max_tokens, stop)
+            first = pair[names[0]]
+            judge = Judge(model, first.folder, first.template, args.max_tokens, stop, first.sight)
             for start in range(0, len(chosen), args.batch_size):
                 batch = chosen[start : start + args.batch_size]
                 for name in names:
@@ -98,7 +101,9 @@ def _candidates(args: EvaluateArgs, run: Run, report: Report) -> dict[str, Candi
         folder = folder_of(
             found.weights.base, workspace, revision, code=found.trust_remote_code, say=report.note
         ).resolve()
-        pair[name] = Candidate(found, folder, found.template, found.trust_remote_code)
+        # Both are shown pictures as the tuned model was in training.
+        sight = Sight.of(folder, tuned.args.vision if tuned.args else None, workspace / "cache" / "pictures")
+        pair[name] = Candidate(found, folder, found.template, found.trust_remote_code, sight)
     if base.run is None and base.weights.adapter is None and tuned.base:
         origin = folder_of(
             tuned.base, workspace, tuned.revision, code=tuned.trust_remote_code, say=report.note
@@ -161,7 +166,7 @@ def _warn_of_seen_rows(args: EvaluateArgs, pair: dict[str, Candidate], report: R
 def _prepare(rows: list[Row], pair: dict[str, Candidate], args: EvaluateArgs, report: Report) -> list[int]:
     """Numbers of the rows that are judged, in random order, so that a stopped run has seen a fair part of them."""
     for candidate in pair.values():
-        candidate.items = items_of(rows, candidate.folder, candidate.template, args.max_length)
+        candidate.items = items_of(rows, candidate.folder, candidate.template, args.max_length, candidate.sight)
     usable = [n for n in range(len(rows)) if all(candidate.items[n] is not None for candidate in pair.values())]
     if not usable:
         raise DataError("No row has an answer left within max_length.", "Raise max_length, or choose other rows.")
@@ -254,6 +259,8 @@ class _Book:
                 record: dict[str, Any] = {
                     "number": item.number, "file": item.file, "prompt": item.prompt, "reference": item.reference,
                 }  # fmt: skip
+                if shown := list(item.prompt_shown[0]):
+                    record["pictures"] = shown
                 for name in NAMES:
                     found = self.measured[name][number]
                     record[name] = found.facts() | {key: values[place] for key, values in scores[name].items()}

@@ -7,6 +7,7 @@ alone: on the right for the loss, on the left for generating, with the padding m
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,13 +17,19 @@ import torch
 from torch.nn import functional
 from transformers import GenerationConfig
 
+from data import pictures
+from data.batches import batches
 from data.conversation import Row
-from data.prepare import UNTRAINED, Example, prepare
+from data.mask import words
+from data.outcome import Report
+from data.prepare import UNTRAINED, prepare, reported
 from data.render import ChatTemplate
 from data.tokens import TextTokenizer
 from engine.contract.errors import DataError
 from engine.report import Stop
+from engine.seen import SeenExamples
 from engine.turn import end_of_turn
+from engine.vision import Shown, Sight, expand
 
 TOKENS_AT_ONCE = 4096  # of one forward for the loss: bounds the logits, which are the vocabulary wide
 
@@ -38,6 +45,8 @@ class Item:
     ids: list[int]
     labels: list[int]
     prompt_ids: list[int]
+    shown: Shown = ((), ())  # pictures and films of the whole, and of the prompt
+    prompt_shown: Shown = ((), ())
 
 
 @dataclass(frozen=True)
@@ -53,30 +62,38 @@ class Measured:
         return asdict(self)
 
 
-def items_of(rows: Sequence[Row], folder: Path, template: str | None, max_length: int) -> list[Item | None]:
+def items_of(
+    rows: Sequence[Row], folder: Path, template: str | None, max_length: int, sight: Sight | None = None
+) -> list[Item | None]:
     """The rows for the model in `folder`, in their order; None for one whose answers all lie behind `max_length`.
 
-    Raises DataError for rows without an answer to judge.
+    sight: what that model sees with, if it does. Raises DataError for rows without an answer to judge.
     """
     if plain := [row for row in rows if row.kind == "text"]:
         raise DataError(
             "a text holds no answer to judge.", "Choose conversations.", file=plain[0].file, row=plain[0].number
         )
     chat, tokenizer = ChatTemplate.of(folder, template), TextTokenizer.of(folder)
-    prepared = prepare(rows, chat, tokenizer, max_length=max_length)
-    left = iter(prepared.rows)
+    options: dict[str, Any] = {"max_length": max_length}
+    maker = SeenExamples(chat, tokenizer, sight=sight, **options) if sight else None
+    examples = (
+        [fields for batch in reported(batches(rows, maker), Report(chat.name)) for fields in batch.columns.to_pylist()]
+        if maker
+        else [vars(example) for example in prepare(rows, chat, tokenizer, sees=False, **options).rows]
+    )
+    left = iter(examples)
     example, found = next(left, None), []
     for row in rows:
         # prepare keeps the order and only leaves rows out
-        if example is not None and (example.file, example.number) == (row.file, row.number):
-            found.append(_item(row, example, chat, tokenizer))
+        if example is not None and (example["file"], example["number"]) == (row.file, row.number):
+            found.append(_item(row, example, chat, tokenizer, sight))
             example = next(left, None)
         else:
             found.append(None)
     return found
 
 
-def _item(row: Row, example: Example, chat: ChatTemplate, tokenizer: TextTokenizer) -> Item:
+def _item(row: Row, example: dict[str, Any], chat: ChatTemplate, tokenizer: TextTokenizer, sight: Sight | None) -> Item:
     last = max(index for index, message in enumerate(row.messages) if message["role"] == "assistant")
     before, answer = row.messages[:last], row.messages[last]
     asked = chat.render(before, row.tools, add_generation_prompt=True)
@@ -86,16 +103,37 @@ def _item(row: Row, example: Example, chat: ChatTemplate, tokenizer: TextTokeniz
         # As the model would have to say it, so that thoughts and tool calls count too.
         reference = tokenizer.decode(tokenizer.encode(said[len(asked) :]).ids, skip_special=True)
     shown = [m for m in before if m["role"] != "system"] or before
-    prompt = shown[0]["content"] if len(shown) == 1 else "\n".join(f"{m['role']}: {m['content']}" for m in shown)
-    ids = tokenizer.encode(asked).ids
-    return Item(row.number, row.file, prompt, reference.strip(), example.input_ids, example.labels, ids)
+    prompt = words(shown[0]) if len(shown) == 1 else "\n".join(f"{m['role']}: {words(m)}" for m in shown)
+    seen = pictures.of(before), pictures.of(before, "video")
+    if sight:
+        asked = expand(asked, sight.signs, sight.expanded(*seen))[0]
+    films = [json.loads(film) for film in example.get("films", ())]
+    return Item(
+        row.number,
+        row.file,
+        prompt,
+        reference.strip(),
+        example["input_ids"],
+        example["labels"],
+        tokenizer.encode(asked).ids,
+        (example.get("pictures", ()), films),
+        seen,
+    )
 
 
 class Judge:
     """Measures items with `model`, whichever adapter is active in it. Greedy, and explicit about everything else."""
 
-    def __init__(self, model: Any, folder: Path, template: str | None, max_tokens: int, stop: Stop) -> None:
-        self.model = model
+    def __init__(
+        self,
+        model: Any,
+        folder: Path,
+        template: str | None,
+        max_tokens: int,
+        stop: Stop,
+        sight: Sight | None = None,
+    ) -> None:
+        self.model, self.sight = model, sight
         self.tokenizer = TextTokenizer.of(folder)
         self.stop = stop
         inner = model.get_base_model() if hasattr(model, "peft_config") else model
@@ -126,6 +164,7 @@ class Judge:
         targets = labels[:, 1:]
         keep = (targets != UNTRAINED).any(dim=0).nonzero().flatten()
         options = {"logits_to_keep": keep} if self.sparse else {}
+        options |= self._seen(ids, [item.shown for item in items])
         logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False, **options).logits
         if not self.sparse:
             logits = logits[:, keep]
@@ -137,16 +176,25 @@ class Judge:
     def _answers(self, items: Sequence[Item]) -> Iterator[tuple[str, bool]]:
         """Per item, what the model says to its prompt, and whether that was cut short."""
         room = max(1, self.context - self.settings.max_new_tokens) if self.context else None
+        if self.sight:
+            room = None  # a picture is not cut
         prompts = [item.prompt_ids[-room:] if room else item.prompt_ids for item in items]
         longest = max(map(len, prompts))
         ids = self._tensor([[self.pad] * (longest - len(prompt)) + prompt for prompt in prompts])
         mask = self._tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
         said = self.model.generate(
-            input_ids=ids, attention_mask=mask, generation_config=self.settings, stopping_criteria=[self._asked_to_stop]
-        )
+            input_ids=ids, attention_mask=mask, generation_config=self.settings,
+            stopping_criteria=[self._asked_to_stop], **self._seen(ids, [item.prompt_shown for item in items]),
+        )  # fmt: skip
         for row in said[:, longest:].tolist():
             end = next((place for place, id in enumerate(row) if id in self.ends), None)
             yield self.tokenizer.decode(row[:end], skip_special=True).strip(), end is None
+
+    def _seen(self, ids: torch.Tensor, shown: Sequence[Shown]) -> dict[str, torch.Tensor]:
+        """What the model is shown beside the tokens."""
+        if self.sight is None:
+            return {}
+        return {name: value.to(ids.device) for name, value in self.sight.beside(ids, shown).items()}
 
     def _asked_to_stop(self, ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
         return torch.full((len(ids),), self.stop.asked, device=ids.device)

@@ -21,7 +21,7 @@ from data.mask import Rendered, Stretches
 from data.pairs import Pairs, Side
 from data.prepare import Examples
 from engine.contract.errors import DataError
-from engine.vision import KINDS, Sight, Written, expand
+from engine.vision import KINDS, Shown, Sight, Written, expand
 
 
 @dataclass(frozen=True)
@@ -81,10 +81,8 @@ class Show:
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         batch = self.collate(examples)
-        kinds = self.sight.kinds(batch["input_ids"].tolist())
-        shown = [(row["pictures"], [json.loads(film) for film in row["films"]]) for row in examples]
-        features = self.sight.features(shown * self.sides)
-        return {**batch, **{name: torch.tensor(kind) for name, kind in kinds.items()}, **features}
+        shown: list[Shown] = [(row["pictures"], [json.loads(film) for film in row["films"]]) for row in examples]
+        return {**batch, **self.sight.beside(batch["input_ids"], shown * self.sides)}
 
 
 def shown_by(rows: Iterable[Row]) -> str:

@@ -29,6 +29,10 @@ SEQUENCES = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids
 FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json", "chat_template.json")
 
 
+Shown = tuple[Sequence[str], Sequence[Any]]
+"""The addresses of the pictures of a row, and of its films."""
+
+
 class Frames:
     """The film processor of Qwen2-VL on Pillow: each frame as the image processor makes it, neighbours side by side.
 
@@ -153,7 +157,7 @@ class Sight:
     def _known(self) -> dict[str, dict[str, list[str]]]:
         return {}
 
-    def features(self, rows: Sequence[tuple[Sequence[str], Sequence[Any]]]) -> dict[str, torch.Tensor]:
+    def features(self, rows: Sequence[Shown]) -> dict[str, torch.Tensor]:
         """What the model takes beside the tokens of these rows, each with its pictures and its films."""
         shown = [row for row in rows if row[0] or row[1]]
         if not shown:
@@ -174,7 +178,12 @@ class Sight:
         name = self._kinds_name
         return {name: self.processor.create_mm_token_type_ids([list(row) for row in ids])} if name else {}
 
-    def _made(self, rows: Sequence[tuple[Sequence[str], Sequence[Any]]], **options: Any) -> Any:
+    def beside(self, ids: torch.Tensor, rows: Sequence[Shown]) -> dict[str, torch.Tensor]:
+        """All that the model takes beside (rows, longest) token ids: the kinds of tokens, and `features`."""
+        kinds = {name: torch.tensor(value) for name, value in self.kinds(ids.tolist()).items()}
+        return {**kinds, **self.features(rows)}
+
+    def _made(self, rows: Sequence[Shown], **options: Any) -> Any:
         images = [[self._picture(address) for address in shown] for shown, _ in rows]
         films = [self._film(film) for _, shown in rows for film in shown]
         texts = [

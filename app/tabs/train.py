@@ -220,7 +220,7 @@ class Train:
             self.form.news(
                 values, problems, found.args if found else None,
                 hints={"data.fill": "\n".join(f"{name}={word}" for name, word in fill.items())},
-                away={"data.fill": not fill},
+                away={"data.fill": not fill, "vision": not self._sees(content["model"])},
             ),
             self._model_line(content["model"]),
             outlook.data_line(chosen, found),
@@ -237,6 +237,15 @@ class Train:
         if found and found.question and not found.problems:
             counted = counting.ask(found.question, found.args, self.workspace)
         return self._changed(offered, which, *values, counted=counted)
+
+    def _sees(self, model: dict[str, Any]) -> bool:
+        """Whether the model that is named takes pictures, as far as it is on this machine."""
+        args, _ = text.checked(TrainArgs, {"model": {key: model[key] for key in ("path", "revision")}})
+        try:
+            folder = runs.model_folder(self.workspace, args, self.allowed) if args else None
+            return folder is not None and models.sees(folder)
+        except BoardError:
+            return False
 
     def _model_line(self, model: dict[str, Any]) -> str:
         """The line under the model, whatever is wrong with other fields."""

@@ -284,3 +284,27 @@ def test_a_text_with_the_sign_of_a_picture_in_it_is_refused(workspace: Path) -> 
 def test_packing_is_refused_for_a_model_that_sees(workspace: Path) -> None:
     with pytest.raises(ArgsError, match="data.packing.*not packed"):
         run(workspace, "llava", *LORA, "data.packing=true")
+
+
+@pytest.mark.parametrize("family", ["qwen2-vl", "gemma3"])
+def test_base_and_tuned_are_judged_on_the_same_pictures(workspace: Path, family: str) -> None:
+    from engine import evaluate
+    from engine.contract import rundir, text
+    from engine.contract.rundir import records
+    from engine.report import Report, Stop
+
+    tuned = run(workspace, family, *LORA)
+    args: Any = text.parse({}, [f"tuned={tuned.id}", "data=shown.jsonl", "dtype=fp32", "max_tokens=4", "device=cpu",
+                                "max_length=400", "batch_size=2"], kind="evaluate")  # fmt: skip
+    folder = rundir.make(workspace, "judged", text.dump(args))
+    evaluate.run(args, folder, Report(folder), Stop())
+    rows = {row["number"]: row for row in records(folder.results_path / "rows.jsonl")}
+    assert [Path(place).name for place in rows[3]["pictures"]] == ["1.png", "2.png"] and "pictures" not in rows[1]
+    assert rows[3]["prompt"] == "Which of  both?"
+    batch = batch_of(workspace, family)
+    labels = batch.pop("labels")[:, 1:]
+    with torch.no_grad():
+        logps = model_of(workspace, family)(**batch).logits[:, :-1].double().log_softmax(-1)
+    nll = -logps.gather(-1, labels.clamp(min=0)[..., None])[..., 0] * (labels != -100)
+    for number, wanted in enumerate(nll.sum(-1).tolist(), 1):
+        assert rows[number]["base"]["nll"] == pytest.approx(wanted, abs=1e-3)

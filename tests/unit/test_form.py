@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import gradio as gr
@@ -166,3 +167,13 @@ def read(news: str) -> dict[str, Any]:
 def test_a_label_says_its_unit_once():
     labels = {component.elem_id: component.label for component in built(KINDS["evaluate"]).inputs}
     assert labels["x-max_rows"] == "Max rows" and labels["x-batch_size"] == "Batch size (rows)"
+
+
+def test_a_field_and_a_whole_section_can_be_put_out_of_sight():
+    with gr.Blocks():
+        form = Form(TrainArgs, "x", OFFERED)
+        form.field("data.fill")
+        form.more()
+    said = json.loads(form.news(form.shown(TrainArgs()), (), away={"data.fill": False, "vision": True}))
+    assert said["away"] == {"x-data-fill": False, "x-more-vision": True}
+    assert "x-more-vision" in form.accordions
