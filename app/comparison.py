@@ -11,8 +11,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import Any
 
+from app import gallery
 from app.live import progress, verdict
 from app.theme import empty, pill, sentence_done, sentence_warning
 from app.watch import Watch
@@ -143,17 +145,17 @@ def gain(row: dict[str, Any], metric: str) -> float:
     return float(base - tuned if METRICS[metric].falls else tuned - base)
 
 
-def rows(found: Sequence[dict[str, Any]], page: int, metric: str) -> tuple[str, int, int]:
-    """One page of rows as HTML, that page's number, and how many pages there are."""
+def rows(found: Sequence[dict[str, Any]], page: int, metric: str, roots: Sequence[Path] = ()) -> tuple[str, int, int]:
+    """One page of rows as HTML, that page's number, and how many pages there are; pictures are read inside `roots`."""
     pages = max(1, -(-len(found) // PER_PAGE))
     page = min(max(0, page), pages - 1)
     shown = found[page * PER_PAGE : (page + 1) * PER_PAGE]
     if not shown:
         return empty("No rows yet", "Each row appears here once both models have answered it."), 0, 1
-    return "".join(_row(row, metric) for row in shown), page, pages
+    return "".join(_row(row, metric, roots) for row in shown), page, pages
 
 
-def _row(row: dict[str, Any], metric: str) -> str:
+def _row(row: dict[str, Any], metric: str, roots: Sequence[Path]) -> str:
     shown, better = METRICS[metric], gain(row, metric)
     kind = "done" if better > 0 else "failed" if better < 0 else "still"
     word = "better" if better > 0 else "worse" if better < 0 else "the same"
@@ -163,7 +165,7 @@ def _row(row: dict[str, Any], metric: str) -> str:
     return (
         f'<article class="tb-judged"><header><span class="tb-muted">{escape(file)}, row {row["number"]:,}</span>'
         f'<span class="tb-pill tb-{kind}">{word}</span><span>{moved}</span></header>'
-        f"<dl><dt>Question</dt><dd>{escape(row['prompt'])}</dd>"
+        f"<dl><dt>Question</dt><dd>{gallery.strip(row.get('pictures', ()), roots)}{escape(row['prompt'])}</dd>"
         f"<dt>Right answer</dt><dd>{escape(row['reference'])}</dd></dl>"
         f'<div class="tb-sides">{_side("Base", base, row["base"])}{_side("Tuned", tuned, row["tuned"])}</div></article>'
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from app import gallery
 from app.forecast import Forecast
 from data import fitness, survey
 from data.conversation import Row
@@ -67,23 +68,24 @@ def page(
     args, folder = found.args, found.card.folder if found.card else None
     if folder is None:
         return Page('<p class="tb-muted">The rows can be shown once the model is on this machine.</p>')
+    roots = [workspace, *allowed]
     if row:
         rows = survey.numbered(args, row, workspace, allowed)
         if not rows:
             raise BoardError(f"There is no row {row:,}.", "Rows are counted from 1 in each dataset.")
-        return Page(_shown(rows, args, folder))
+        return Page(_shown(rows, args, folder, roots))
     listed = found.rows.shown.get(which) if found.rows and which != ORDER else None
     total = len(listed) if listed is not None else found.rows.total if found.rows else 0
     pages = max(1, -(-total // PAGE))
     number = min(max(0, number), pages - 1)
     place = slice(number * PAGE, (number + 1) * PAGE)
     rows = listed[place] if listed is not None else survey.ordered(args, place, workspace, allowed)
-    return Page(_shown(rows, args, folder), number, pages)
+    return Page(_shown(rows, args, folder, roots), number, pages)
 
 
-def _shown(rows: Sequence[Row], args: TrainArgs, folder: Path) -> str:
+def _shown(rows: Sequence[Row], args: TrainArgs, folder: Path, roots: Sequence[Path]) -> str:
     subject = fitness.subject(folder, args.model.template)
-    return "".join(_row(row, subject, args) for row in rows)
+    return "".join(_row(row, subject, args) + gallery.of(row.messages, roots) for row in rows)
 
 
 def _row(row: Row, subject: Subject, args: TrainArgs) -> str:

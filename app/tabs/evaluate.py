@@ -253,7 +253,7 @@ class Evaluate:
         if summary:
             summary |= {side: refs.short(summary[side], self.workspace) for side in ("base", "tuned")}
         found = comparison.ordered(run, metric, order)
-        html, page, pages = comparison.rows(found, page, metric)
+        html, page, pages = comparison.rows(found, page, metric, [self.workspace, *self.allowed])
         stopping = bool(watch.status.get("stopping"))
         place = f'<span class="tb-muted">page {page + 1:,} of {pages:,}</span>' if pages > 1 else ""
         parts: dict[str, dict[str, Any]] = {
