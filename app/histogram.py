@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from html import escape
 
+from data.fitness import parts
 from data.inspection import Inspection, round_widths
-from data.outcome import PARTS
 
 BINS = 40
 TICKS = 6
@@ -52,5 +52,4 @@ def words(found: Inspection) -> str:
     )
     if not found.cut:
         return f"{lengths} None is cut."
-    parts = ", ".join(f"{found.lost[part]:,} {words}" for part, words in PARTS.items() if part in found.lost)
-    return f"{lengths} {found.cut / found.rows:.1%} of the rows are cut: {parts}."
+    return f"{lengths} {found.cut / found.rows:.1%} of the rows are cut: {parts(found.lost)}."

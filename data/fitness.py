@@ -149,9 +149,17 @@ def said(
 
 def _parts(lost: Mapping[str, int], count: int) -> str:
     """`; they lose their oldest turns`, or `: 3 lose their oldest turns, 1 ...`."""
-    if list(lost.values()) == [count]:
+    if count > 1 and list(lost.values()) == [count]:
         return f"; they {PARTS[next(iter(lost))]}"
-    return ": " + ", ".join(f"{lost[part]:,} {words}" for part, words in PARTS.items() if part in lost)
+    return f": {parts(lost)}"
+
+
+def parts(lost: Mapping[str, int]) -> str:
+    """`3 lose their oldest turns, 1 loses the end of the answer`."""
+    said = {part: words for part, words in PARTS.items() if part in lost}
+    one = {part: re.sub(r"^lose their", "loses its", words) for part, words in said.items()}
+    one = {part: re.sub(r"^lose\b", "loses", re.sub(r"^are\b", "is", words)) for part, words in one.items()}
+    return ", ".join(f"{lost[part]:,} {(one if lost[part] == 1 else said)[part]}" for part in said)
 
 
 def subject(folder: Path, template: str = "auto") -> Subject:

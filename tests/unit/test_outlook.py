@@ -135,7 +135,7 @@ class TestHistogram:
 
     def test_the_cut_and_what_it_takes_are_said_and_drawn(self):
         html = histogram.histogram(self.inspection({100: 3, 600: 1}, cut=1, lost={"turns": 1}))
-        assert "cut at 512" in html and "25.0% of the rows are cut: 1 lose their oldest turns." in html
+        assert "cut at 512" in html and "25.0% of the rows are cut: 1 loses its oldest turns." in html
         assert 'title="100 to 119 tokens: 3 rows"' in html
         assert "cut at" not in histogram.histogram(self.inspection({100: 3}))
 
