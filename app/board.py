@@ -17,8 +17,8 @@ A tab is one module in `app/tabs` and one word in `TABS`:
 
 From another tab, "evaluate this run" is an event whose function returns `board.jump("evaluate", ref)` and whose outputs
 are `board.jump_to("evaluate")`. `ref` is what `data.weights` reads: `RUN`, `RUN/step-40`, `exports/NAME`, a model's
-name; for `runs` it is a run's id. The tab on screen and the run that is open stand in the address, so that a reload or
-a second browser shows the same.
+name; for `runs` it is a run's id. The tab on screen and the run or dataset that is open stand in the address, so that a
+reload or a second browser shows the same.
 
 Every function of a tab gets values and returns values; what must survive lies in the workspace, never in this process.
 """
@@ -68,6 +68,7 @@ class Board:
     shown: gr.State  # id of the tab on screen
     opened: gr.State  # id of the run that is open under Runs; write it to open another
     watched: gr.State  # id of the run that Train shows in place of its plan; empty for none
+    dataset: gr.State  # name or path of the dataset that is open under Data
     moving: gr.State  # changes when a run starts, ends or goes
     asked: dict[str, gr.State]
     building: str = ""
@@ -151,10 +152,10 @@ def page(workspace: Path, allowed: Sequence[Path] = ()) -> gr.Blocks:
             meter = gr.HTML(meter_html(), elem_id="tb-meter", padding=False)
         address = gr.HTML(html_template="", js_on_load=ADDRESS, elem_id="tb-address", padding=False)
         # Outside gr.Tabs, which counts every child as a tab.
-        shown, opened, watched, moving = gr.State(""), gr.State(""), gr.State(""), gr.State(())
+        shown, opened, watched, dataset, moving = *(gr.State("") for _ in range(4)), gr.State(())
         asked = {name: gr.State(Ask()) for name in names}
         with gr.Tabs(selected=next(iter(names)), elem_id="tb-tabs") as tabs:
-            board = Board(workspace, tuple(allowed), blocks, tabs, shown, opened, watched, moving, asked)
+            board = Board(workspace, tuple(allowed), blocks, tabs, shown, opened, watched, dataset, moving, asked)
             for name, module in names.items():
                 with gr.Tab(module.TITLE, id=name, elem_id=f"tb-tab-{name}") as tab:
                     board.building = name
@@ -170,16 +171,17 @@ def _connect(board: Board, names: list[str], pill: gr.HTML, meter: gr.HTML, addr
     def shown(name: str) -> list[Any]:
         return [gr.Timer(active=owner == name) for owner, _ in clocks]
 
-    def addressed(name: str, opened: str, watched: str) -> str:
-        run = {"runs": opened, "train": watched}.get(name, "")
-        return "?" + urlencode({"tab": name, **({"run": run} if run else {})})
+    def addressed(name: str, opened: str, watched: str, dataset: str) -> str:
+        there = {"runs": {"run": opened}, "train": {"run": watched}, "data": {"data": dataset}}.get(name, {})
+        return "?" + urlencode({"tab": name, **{key: value for key, value in there.items() if value}})
 
     def arrived(search: str) -> list[Any]:
         said = {key: values[-1] for key, values in parse_qs(search.removeprefix("?")).items()}
         name = said.get("tab", "")
         name = name if name in names else names[0]
         run = said.get("run", "")
-        return [gr.Tabs(selected=name), name, run if name == "runs" else "", run if name == "train" else ""]
+        opened = [run if name == "runs" else "", run if name == "train" else "", said.get("data", "")]
+        return [gr.Tabs(selected=name), name, *opened]
 
     def looked() -> list[Any]:
         moving = [found for found in runs.listed(board.workspace) if found.moving]
@@ -187,7 +189,7 @@ def _connect(board: Board, names: list[str], pill: gr.HTML, meter: gr.HTML, addr
         return [pill_html(moving), meter_html(), everything]
 
     board.shown.change(shown, board.shown, [clock for _, clock in clocks], **QUIET)
-    said = [board.shown, board.opened, board.watched]
+    said = [board.shown, board.opened, board.watched, board.dataset]
     gr.on([state.change for state in said], addressed, said, address, **QUIET)
     board.page.load(arrived, address, [board.tabs, *said], js="() => window.location.search", **QUIET)
     board.page.load(looked, None, [pill, meter, board.moving], **QUIET)

@@ -60,11 +60,14 @@ class Browser:
         self.seen = gr.State(Seen())
         self.touched = gr.State(0)  # when a row was last changed
         with gr.Row(elem_classes="data-bar"):
-            self.words = gr.Textbox(placeholder="words", label="Search", elem_id="data-words", min_width=140)
+            self.words = gr.Textbox(
+                placeholder="words", label="Search", elem_id="data-words", max_lines=1, min_width=140
+            )
             self.keep = gr.Dropdown([("All rows", EVERYTHING)], value=EVERYTHING, label="Show", elem_id="data-keep",
                                     min_width=140)  # fmt: skip
-            self.length = gr.Textbox(placeholder="such as 100-2000", label="Characters", elem_id="data-length",
-                                     min_width=110)  # fmt: skip
+            self.length = gr.Textbox(
+                placeholder="such as 100-2000", label="Characters", elem_id="data-length", max_lines=1, min_width=110
+            )
         with gr.Column(elem_id="data-tabled") as self.tabled:
             self.table = gr.HTML(
                 empty(*NOTHING), js_on_load="tuneboard.pressed(element, trigger)", elem_id="data-table", padding=False
@@ -114,7 +117,9 @@ class Browser:
             self.next: lambda seen, looked: _turned(seen, looked.found, before=False),
         }
         for button, move in moves.items():
-            button.click(self._moved(move), self.asked, self.shown, **QUIET)
+            # Rows far into a large file take a while, for they are counted from its beginning.
+            quiet = {**QUIET, "show_progress": "minimal"} if button is self.further else QUIET
+            button.click(self._moved(move), self.asked, self.shown, **quiet)
 
         here = self.asked[:2]
         edited = [self.touched, self.said]

@@ -46,9 +46,9 @@ class Keeping:
     def __init__(self, board: Board) -> None:
         self.workspace, self.allowed = board.workspace, board.allowed
         with gr.Row(elem_classes="tb-row"):
-            self.name = gr.Textbox(label="Name", elem_id="data-name")
-            self.title = gr.Textbox(label="Title", elem_id="data-title")
-            self.licence = gr.Textbox(label="Licence", elem_id="data-licence")
+            self.name = gr.Textbox(label="Name", elem_id="data-name", max_lines=1)
+            self.title = gr.Textbox(label="Title", elem_id="data-title", max_lines=1)
+            self.licence = gr.Textbox(label="Licence", elem_id="data-licence", max_lines=1)
             self.skip = gr.Checkbox(label="Leave out rows that cannot be read", elem_id="data-skip")
         with gr.Row(elem_classes="data-acts"):
             self.save = gr.Button("Save", variant="primary", size="sm", min_width=0, elem_id="data-save")

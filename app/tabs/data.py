@@ -92,7 +92,8 @@ class Data:
         self.mapped.connect(self.draft)
         self.keeping.connect(self.draft, self.choice)
         opened = [self.draft, browser.seen, self.said]
-        board.opens(self._arrived, [self.choice, self.draft, browser.seen], [self.choice, *opened])
+        board.opens(self._arrived, [self.choice, board.dataset, self.draft, browser.seen], [self.choice, *opened])
+        self.choice.change(lambda choice: choice or "", self.choice, board.dataset, **QUIET)
         board.asks(lambda ref: gr.Dropdown(keeping.offered(self.workspace, self.allowed), value=ref), (), [self.choice])
         self.choice.change(self._choose, self.choice, opened, **QUIET)
         found = [self.findings, self.undo, browser.keep]
@@ -118,12 +119,13 @@ class Data:
                 self._train, [self.draft, self.choice], [*board.jump_to("train"), self.choice, self.said], **QUIET
             )
 
-    def _arrived(self, choice: str | None, draft: str, seen: Seen) -> list[Any]:
-        """Somebody comes to the tab: what is listed now, and the first of it where nothing is open."""
+    def _arrived(self, choice: str | None, addressed: str, draft: str, seen: Seen) -> list[Any]:
+        """Somebody comes to the tab: what is listed now; where nothing is open, what the address says, or the first."""
         offered = keeping.offered(self.workspace, self.allowed)
         if choice:
             return [gr.Dropdown(offered, value=choice), draft, seen, gr.skip()]
-        return [gr.Dropdown(offered, value=offered[0][1]), *self._choose(offered[0][1])]
+        choice = addressed or offered[0][1]
+        return [gr.Dropdown(offered, value=choice), *self._choose(choice)]
 
     def _choose(self, choice: str | None) -> list[Any]:
         try:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -239,6 +242,55 @@ def test_a_download_that_is_refused_says_so(open_data, fresh_workspace):
     page.locator("#data-add").click()
     expect(page.locator("#data-add-said")).to_contain_text("cannot be reached")
     expect(page.locator("#data-add")).to_be_enabled()
+
+
+@pytest.fixture
+def slow_server(tmp_path) -> Iterator[tuple[str, threading.Event]]:
+    """The address of a server that gives `rows.jsonl` at once, but ends it only when the event is set."""
+    row = json.dumps({"prompt": "far", "completion": "away"}).encode() + b"\n"
+    finish = threading.Event()
+
+    class Slow(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(2 * len(row)))
+            self.end_headers()
+            self.wfile.write(row)
+            self.wfile.flush()
+            finish.wait(PATIENCE / 1000)
+            with suppress(OSError):
+                self.wfile.write(row)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/rows.jsonl", finish
+    finish.set()
+    server.shutdown()
+
+
+def test_a_download_is_cancelled_or_opens_when_it_is_here_and_survives_a_reload(
+    open_data, fresh_workspace, slow_server
+):
+    url, finish = slow_server
+    page = open_data()
+    page.locator("#data-to-add").click()
+    page.locator("#data-typed textarea").fill(url)
+    expect(page.locator("#data-taken")).to_contain_text("Gets this file from 127.0.0.1.")
+    page.locator("#data-add").click()
+    page.locator("#data-cancel").click()
+    finish.set()
+    expect(page.locator("#data-add-said")).to_contain_text("The download was stopped.")
+    assert not (fresh_workspace / "datasets" / "rows.jsonl").exists()
+
+    page.locator("#data-add").click()
+    expect(page.locator("#data-table")).to_contain_text("far")
+    expect(page.locator("#data-headline")).to_contain_text("2 rows")
+    page.wait_for_url(re.compile("data=rows.jsonl"))
+    page.reload()
+    expect(page.locator("#data-table")).to_contain_text("far")
 
 
 def test_an_export_holds_what_was_mended(open_data, fresh_workspace, tmp_path):
