@@ -16,6 +16,7 @@ import uuid
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,12 +28,14 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from data.conversation import message
+from data import media, pictures
+from data.conversation import Message, message
 from data.conversation import tools as definitions
 from engine.contract.errors import BoardError, ModelError
 from engine.generate import Answer, Sampling, generate
 from engine.protocol import ChatRequest, Choice, Refused, Reply, Request, TextRequest, parse
 from engine.roster import Roster, Voice
+from engine.vision import Shown
 
 HOSTS = ["127.0.0.1", "localhost", "[::1]", "::1"]
 
@@ -45,6 +48,7 @@ class Job:
     prompt: list[int]
     sampling: Sampling
     tools: list[dict[str, Any]] | None = None
+    shown: Shown = ((), ())
 
     def said(self, answer: Answer) -> Choice:
         """An answer as text and tool calls."""
@@ -98,6 +102,7 @@ class Desk:
             with job.voice.speaking() as model:
                 answers = generate(
                     model, job.voice.tokenizer, job.prompt, job.sampling, ends=job.voice.ends, cancelled=cancelled,
+                    beside=job.voice.beside(job.shown),
                     emit=lambda index, text: loop.call_soon_threadsafe(heard.put_nowait, (index, text)) and None,
                 )  # fmt: skip
             return None if cancelled() else Outcome(job, answers, time.perf_counter() - began)
@@ -172,9 +177,11 @@ class Api:
     async def chat(self, request: HttpRequest) -> Response:
         asked = parse(ChatRequest, await _json(request))
         voice = self._voice(asked.model)
-        messages = [message(said.get("role"), said.get("content"), said) for said in asked.messages]
+        messages = [_message(said) for said in asked.messages]
         tools = definitions(asked.tools)
-        return await self._answer(request, asked, voice, voice.prompt(messages, tools), tools)
+        shown = pictures.of(messages), pictures.of(messages, "video")
+        prompt = await asyncio.to_thread(voice.prompt, messages, tools)
+        return await self._answer(request, asked, voice, prompt, tools, shown)
 
     async def complete(self, request: HttpRequest) -> Response:
         asked = parse(TextRequest, await _json(request))
@@ -183,9 +190,10 @@ class Api:
         return await self._answer(request, asked, voice, list(prompt))
 
     async def _answer(
-        self, request: HttpRequest, asked: Request, voice: Voice, prompt: list[int], tools: Any = None
-    ) -> Response:
-        job = Job(voice, prompt, _sampling(asked, voice, prompt), tools)
+        self, request: HttpRequest, asked: Request, voice: Voice, prompt: list[int], tools: Any = None,
+        shown: Shown = ((), ()),
+    ) -> Response:  # fmt: skip
+        job = Job(voice, prompt, _sampling(asked, voice, prompt), tools, shown)
         prefix = "chatcmpl" if isinstance(asked, ChatRequest) else "cmpl"
         reply = Reply(asked, f"{prefix}-{uuid.uuid4().hex[:24]}", voice.name, voice.fingerprint)
         if asked.stream:
@@ -236,8 +244,27 @@ class Api:
     def _described(self, voice: Voice) -> dict[str, Any]:
         return {
             "id": voice.name, "object": "model", "created": self.began, "owned_by": "tuneboard",
-            "kind": voice.kind, "base": voice.base, "context": voice.context,
+            "kind": voice.kind, "base": voice.base, "context": voice.context, "sees": voice.sight is not None,
         }  # fmt: skip
+
+
+def _message(said: dict[str, Any]) -> Message:
+    """A message of a request; its pictures come with it. Nothing is fetched, and no file of this machine is opened."""
+    found = message(said.get("role"), said.get("content"), said, pictures=True)
+    if isinstance(found["content"], str):
+        return found
+    parts = [part if part["type"] == "text" else _embedded(part) for part in found["content"]]
+    return {**found, "content": parts}
+
+
+def _embedded(part: dict[str, Any]) -> dict[str, Any]:
+    kind = part["type"]
+    address = media.address(part[kind], [Path("/")])
+    if not address.lower().startswith("data:"):
+        raise Refused(
+            "A picture must be sent with the request, as a data URL (data:image/png;base64,...).", param="messages"
+        )
+    return {"type": kind, kind: address}
 
 
 def _sampling(asked: Request, voice: Voice, prompt: list[int]) -> Sampling:

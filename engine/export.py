@@ -20,7 +20,7 @@ import psutil
 import torch
 
 from data import models
-from data.render import ChatTemplate
+from data.render import ChatTemplate, in_parts
 from data.tokens import TextTokenizer
 from engine import card, companions, lineage, verify
 from engine.contract.args import ExportArgs
@@ -30,6 +30,7 @@ from engine.lineage import Lineage
 from engine.model import DTYPES, device_of, folder_of, model_of, tokenizer_of, with_adapter
 from engine.report import Report, Stop
 from engine.verify import Difference, Logits, VerificationError
+from engine.vision import Sight
 
 STAGES = 5
 MARGIN = 64e6  # bytes that are left free on the disk
@@ -265,6 +266,8 @@ def _save(model: Any, plan: Plan, partial: Path) -> None:
     model.config.dtype = DTYPES[plan.dtype]
     model.save_pretrained(partial, max_shard_size=int(plan.args.shard_gb * 1e9))
     _tokenizer(plan).save_pretrained(partial)
+    for file in Sight(plan.folder).files:
+        shutil.copyfile(file, partial / file.name)
     companions.write_generation(plan.folder, plan.lineage.template, partial)
     companions.copy_code(plan.folder, partial)
 
@@ -272,8 +275,10 @@ def _save(model: Any, plan: Plan, partial: Path) -> None:
 def _check_tokenizer(plan: Plan, partial: Path, probes: Probes) -> None:
     """What a user's own program will do with the folder must give the very tokens that were trained."""
     tokenizer = tokenizer_of(partial, trust_remote_code=plan.lineage.trust_remote_code)
+    parts = ChatTemplate.of(plan.folder, plan.lineage.template).wants_parts
     for probe, ids in zip(plan.args.probes, probes.prompts, strict=True):
-        messages = [{"role": "user", "content": probe}]
+        message = {"role": "user", "content": probe}
+        messages = [in_parts(message) if parts else message]
         text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         if tokenizer.encode(text, add_special_tokens=False) != ids:
             raise VerificationError(

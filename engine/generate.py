@@ -6,7 +6,7 @@ neither chat templates nor HTTP.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 from engine.spoken import Detokeniser, StopStrings
 
 Emit = Callable[[int, str], None]
+Beside = Callable[[torch.Tensor], Mapping[str, torch.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -115,11 +116,13 @@ def generate(
     ends: Sequence[int],
     emit: Emit = lambda index, text: None,
     cancelled: Callable[[], bool] = lambda: False,
+    beside: Beside = lambda ids: {},
 ) -> list[Answer]:
     """`sampling.count` answers to the token ids in `prompt`; `emit(index, text)` is called as each grows.
 
     ends: ids of the tokens that end an answer. With beams the whole text comes at the end. Once `cancelled()` is true
-    it returns after the current token, and unfinished answers have an empty `finish`.
+    it returns after the current token, and unfinished answers have an empty `finish`. `beside(ids)` is what the model
+    takes with these token ids, such as pictures.
     """
 
     def decode(ids: list[int]) -> str:
@@ -140,6 +143,7 @@ def generate(
         attention_mask=torch.ones_like(input_ids),
         generation_config=sampling.config(ends, tokenizer.pad_token_id),
         stopping_criteria=StoppingCriteriaList([_Listener(answers, cancelled, beams)]),
+        **beside(input_ids),
     )
     if cancelled():
         return answers

@@ -17,16 +17,19 @@ from typing import Any, Literal
 import torch
 from transformers import GenerationConfig
 
-from data import models
+from data import models, pictures
 from data import weights as named
 from data.conversation import Message
 from data.render import ChatTemplate
 from data.templates import Family, families, suggest
 from data.tools import Call, parse
+from engine.contract import text
 from engine.contract.args import ServeArgs
 from engine.contract.errors import DataError, ModelError, ResourceError
 from engine.contract.machine import memory
+from engine.generate import Beside
 from engine.model import device_of, dtype_of, folder_of, model_of, tokenizer_of, with_adapter
+from engine.vision import Shown, Sight, expand
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Voice:
     template: ChatTemplate | None
     _model: Any
     _adapter: str = ""
+    sight: Sight | None = None
 
     def prompt(self, messages: list[Message], tools: list[dict[str, Any]] | None = None) -> list[int]:
         """The token ids of a conversation that waits for an answer, rendered as in training."""
@@ -58,8 +62,22 @@ class Voice:
                 f"{self.name} brings no chat template, so it cannot hold a conversation.",
                 "Load it with a template, such as template=chatml, or ask for /v1/completions.",
             )
-        text = self.template.render(messages, tools, add_generation_prompt=True)
-        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+        shown = pictures.of(messages), pictures.of(messages, "video")
+        if any(shown) and self.sight is None:
+            raise DataError(f"{self.name} reads text alone.", "Leave the picture out, or load a model that sees.")
+        asked = self.template.render(messages, tools, add_generation_prompt=True)
+        if self.sight:
+            asked = expand(asked, self.sight.signs, self.sight.expanded(*shown))[0]
+        return list(self.tokenizer(asked, add_special_tokens=False).input_ids)
+
+    def beside(self, shown: Shown) -> Beside:
+        """What the model takes beside the tokens of a prompt that shows these pictures, for as many rows of it."""
+        sight = self.sight
+        if sight is None:
+            return lambda ids: {}
+        return lambda ids: {
+            name: value.to(ids.device) for name, value in sight.beside(ids.cpu(), [shown] * len(ids)).items()
+        }
 
     def calls(self, ids: list[int], tools: list[dict[str, Any]] | None) -> tuple[str, list[Call]]:
         """What the tokens of an answer say outside its tool calls, and the calls; none where they cannot be read."""
@@ -149,6 +167,9 @@ def _family(
     attached = f", with {', '.join(one.word for one in tuned)} attached" if tuned else ""
     say(f"{base}: {size / 1e9:.2f} GB in {str(dtype).removeprefix('torch.')} on {device}{attached}.")
 
+    # All are shown pictures as the first of them that was trained here was.
+    trained = next((text.load(one.weights.run.args_path) for one in wanted if one.weights.run), None)
+    sight = Sight.of(folder, getattr(trained, "vision", None))
     # A base without a template of its own is asked in the one that its adapters were trained with.
     fallback = next((one.weights.template for one in tuned if one.weights.template != "auto"), "auto")
 
@@ -173,6 +194,7 @@ def _family(
             template=template,
             _model=model,
             _adapter=adapter,
+            sight=sight,
         )
 
     voices = {one.word: voice(one.word, one.weights) for one in alone} or {base: voice(base, None)}
