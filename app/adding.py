@@ -21,12 +21,14 @@ from urllib.parse import urlsplit
 
 import gradio as gr
 
-from app import arrivals, keeping
+from app import arrivals, catalogue, keeping
 from app.board import QUIET, Board
 from app.outlook import size
 from app.theme import Help, sentence_done, sentence_error
+from data import catalogue as open_data
 from data import files, hub, llamafactory, registry, web
 from data.entries import Entry
+from data.formats import AUTO
 from data.hub import HubDataset
 from engine.contract.errors import BoardError, DataError
 
@@ -95,6 +97,7 @@ class Adding:
                                    label="Hub", elem_id="data-hub")  # fmt: skip
             self.subset = gr.Dropdown([ANY], value=ANY, label="Subset", elem_id="data-subset")
             self.split = gr.Dropdown([ANY], value=ANY, label="Split", elem_id="data-split")
+        self.open = catalogue.Datasets()
         self.said = gr.HTML(elem_id="data-add-said", elem_classes="data-said", padding=False)
 
     def connect(self, choice: gr.Dropdown) -> None:
@@ -104,6 +107,7 @@ class Adding:
         done = [choice, self.typed, self.said]
         self.files.upload(self._uploaded, self.files, [choice, self.files, self.said], **QUIET)
         self.typed.change(self._typed, [self.typed, self.found], offered, trigger_mode="always_last", **QUIET)
+        self.open.list.select(self.open.picked, None, self.typed, **QUIET)
         self.hub.input(lambda: [gr.skip(), gr.skip(), None], None, fields, **QUIET)
         self.found.change(self._typed, [self.typed, self.found], offered, **QUIET)
         self.subset.input(self._splits, [self.subset, self.found], self.split, **QUIET)
@@ -209,7 +213,10 @@ class Adding:
             place = hub.download(
                 found.id, found.hub, *part, into=into, progress=fetching.tell, stop=fetching.stop.is_set
             )
-            return registry.save(hub.entry(found, place, *part), self.workspace)
+            entry = hub.entry(found, place, *part)
+            if (known := _known(found)) and known.format != AUTO:
+                entry = entry.model_copy(update={"format": known.format})
+            return registry.save(entry, self.workspace)
 
         return work
 
@@ -275,11 +282,18 @@ def _about(found: HubDataset) -> str:
 
 def _offered(found: HubDataset) -> list[Any]:
     """The subsets and splits to choose from: the outputs of `fields`."""
-    subsets = [name for name in found.parts if name] or []
+    subsets = [name for name in found.parts if name]
     choices = subsets if len(subsets) == 1 else [ANY, *subsets]
-    first = "default" if "default" in subsets else choices[0]
+    known = _known(found)
+    first = next((name for name in (known.subset if known else "", "default") if name in subsets), choices[0])
     splits, split = _splits(found, first)
+    split = known.split if known and known.split in splits else split
     return [gr.Dropdown(choices, value=first), gr.Dropdown(splits, value=split), found]
+
+
+def _known(found: HubDataset) -> open_data.DatasetEntry | None:
+    """What our own list says of the dataset."""
+    return next((one for one in open_data.datasets() if one.hub == found.id), None)
 
 
 def _splits(found: HubDataset | None, subset: str) -> tuple[list[str], str]:

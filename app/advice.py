@@ -29,7 +29,7 @@ def html(found: Mapping[str, Finding], looked_at: str) -> str:
     for level, title in LEVELS.items():
         items = "".join(_item(mark, one) for mark, one in found.items() if one.level == level)
         if items:
-            parts.append(f'<h3 class="tb-level tb-level-{level}">{title}</h3><ul class="tb-found">{items}</ul>')
+            parts.append(f'<h3 class="tb-level tb-level-{level}">{title}</h3><ul class="data-found">{items}</ul>')
     return f'{"".join(parts)}<p class="tb-muted tb-looked">{escape(looked_at)}</p>'
 
 

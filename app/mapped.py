@@ -143,7 +143,7 @@ class Mapped:
 
 
 def _formats(head: Head | None) -> list[tuple[str, str]]:
-    found = f": {FORMATS[head.mapping.format].title}" if head else ""
+    found = f": {FORMATS[head.mapping.format].title.partition(':')[0]}" if head else ""
     return [(f"Recognised{found}", AUTO), *((form.title, form.name) for form in FORMATS.values())]
 
 
@@ -163,8 +163,8 @@ def _fields(head: Head) -> list[Any]:
 
 
 def _label(field: Field) -> str:
-    name = f"{field.name} (needed)" if field.required else field.name
-    return f"{name}: {field.help}" if len(field.help) + len(name) < 34 else name
+    name = field.name.replace("_", " ").capitalize()
+    return f"{name} (needed)" if field.required else name
 
 
 def _speakers(head: Head) -> list[Any]:

@@ -206,13 +206,13 @@ def _line(line: Line, opened: int) -> str:
         f'<td class="tb-col-turns">{line.turns or "–"}</td>'
         f"<td><div>{escape(line.question)}</div></td><td><div>{escape(line.answer)}</div></td>"
         f'<td class="tb-col-characters">{line.characters:,}</td>'
-        f'<td><div class="tb-marks">{marks(line)}</div></td></tr>'
+        f'<td><div class="tb-flags">{marks(line)}</div></td></tr>'
     )
 
 
 def marks(line: Line) -> str:
     """What is to be known about a row, each a small word."""
-    return "".join(f'<span class="tb-mark tb-mark-{_style(flag)}">{escape(flag)}</span>' for flag in line.flags)
+    return "".join(f'<span class="tb-flag tb-flag-{_style(flag)}">{escape(flag)}</span>' for flag in line.flags)
 
 
 def _style(flag: str) -> str:

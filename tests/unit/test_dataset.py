@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import gradio as gr
 import pytest
 
 from app import adding, advice, arrivals, dataset, editor, turns
@@ -12,6 +14,7 @@ from app.adding import Adding
 from data import registry
 from data.conversation import Row
 from data.finding import Finding
+from data.hub import HubDataset, HubFile
 from data.registry import Entry
 from engine.contract.errors import BoardError, DataError
 
@@ -153,6 +156,50 @@ class TestTyped:
     def test_progress_says_what_has_arrived(self):
         assert "width:50.0%" in adding._progress(500, 1000)
         assert "width" not in adding._progress(500, 0)
+
+
+class TestAdding:
+    FOUND = HubDataset("owner/name", "huggingface", "main", {
+        "easy": {"train": (HubFile("easy/train.jsonl", 10, "1"),), "test": (HubFile("easy/test.jsonl", 10, "1"),)},
+        "hard": {"validation": (HubFile("hard/validation.jsonl", 10, "1"),)},
+    }, licence="MIT")  # fmt: skip
+
+    def panel(self, house: Path) -> Adding:
+        with gr.Blocks():
+            return Adding(SimpleNamespace(workspace=house, allowed=()))  # type: ignore[arg-type]
+
+    def test_a_hub_dataset_is_looked_up_and_a_part_of_it_downloaded(self, house, monkeypatch):
+        def download(id, hub, config, split, *, into, progress, stop):
+            assert (id, config, split, stop()) == ("owner/name", "easy", "test", False)
+            progress(10, 10)
+            (into / "owner--name").mkdir()
+            (into / "owner--name" / "test.jsonl").write_text(json.dumps(pairs(1)[0]))
+            return into / "owner--name"
+
+        monkeypatch.setattr(adding.hub, "look", lambda id, hub: self.FOUND)
+        monkeypatch.setattr(adding.hub, "download", download)
+        panel = self.panel(house)
+        looking, found = panel._add("owner/name", "huggingface", adding.ANY, adding.ANY, None)
+        assert "Looking it up" in looking[2] and found[5] is self.FOUND
+        assert found[3].choices == [(adding.ANY, adding.ANY), ("easy", "easy"), ("hard", "hard")]
+        assert "3 files on Hugging Face, MIT" in adding._about(self.FOUND)
+        *progress, done = panel._add("owner/name", "huggingface", "easy", "test", self.FOUND)
+        assert progress and isinstance(progress[0][6], adding.Fetching)
+        assert done[0].value == "name (easy, test)"
+        assert registry.find("name (easy, test)", house).origin == "huggingface:owner/name"
+
+    def test_splits_follow_the_subset(self):
+        assert adding._splits(self.FOUND, "easy") == ([adding.ANY, "train", "test"], "train")
+        assert adding._splits(self.FOUND, "hard") == (["validation"], "validation")
+        assert adding._splits(self.FOUND, adding.ANY)[0] == [adding.ANY, "train", "test", "validation"]
+
+    def test_a_download_that_breaks_is_a_sentence_and_frees_the_button(self, house, monkeypatch):
+        def download(*_, **__):
+            raise DataError("the hub is gone.", "Try again.")
+
+        monkeypatch.setattr(adding.hub, "download", download)
+        *_, last = self.panel(house)._add("owner/name", "huggingface", adding.ANY, adding.ANY, self.FOUND)
+        assert "the hub is gone." in last[2] and last[7].interactive
 
 
 class TestEditor:
