@@ -28,8 +28,9 @@ class Facts:
 def resolved(args: TrainArgs, facts: Facts) -> TrainArgs:
     """`args` with every `auto` that can be decided from `facts` replaced by its value; the worker decides the rest.
 
-    `attention`, `template` and `device` stay, and the precision of an accelerator: what is installed, what the model
-    ships and what the device can do is known to the worker alone.
+    `attention`, `template`, `device`, the limits of pictures and the number of `workers` stay, and the precision of an
+    accelerator: what is installed, what the model ships, how many rows there are and what the device can do is known
+    to the worker alone.
     """
     steps = args.steps
     accumulation = accumulation_of(args, facts.devices)
@@ -37,7 +38,6 @@ def resolved(args: TrainArgs, facts: Facts) -> TrainArgs:
     content: dict[str, Any] = args.model_dump()
     put = {
         ("model", "dtype"): ("bf16" if facts.machine.bf16 else "fp32") if facts.machine.device == "cpu" else AUTO,
-        ("data", "workers"): 0,
         ("method", "alpha"): 2.0 * getattr(args.method, "rank", 0),
         ("optim", "learning_rate"): learning_rate(args, facts.parameters),
         ("steps", "accumulation"): accumulation,

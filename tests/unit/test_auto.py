@@ -114,4 +114,6 @@ def test_resolving_twice_changes_nothing() -> None:
 def test_only_what_the_worker_must_find_out_stays_auto_when_all_is_known() -> None:
     content = settled().model_dump()
     left = {spec.path for spec in walk(TrainArgs) if text.at(content, spec.path) == "auto"}
-    assert left == {"model.template", "model.attention", "compute.device"}
+    assert left == {
+        "model.template", "model.attention", "compute.device", "data.workers", "vision.max_pixels", "vision.min_pixels",
+    }  # fmt: skip
