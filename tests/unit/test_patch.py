@@ -6,7 +6,7 @@ import json
 import threading
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from data.conversation import Row
@@ -135,7 +135,6 @@ def test_writers_at_the_same_time_lose_nothing(patch):
     assert patch.changes() == (0, 80)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["edit", "exclude", "restore", "all", "undo"]), st.integers(0, 4))))
 def test_any_history_comes_to_what_it_says(tmp_path_factory, history):
     patch = Patch.of(tmp_path_factory.mktemp("patch") / "rows.jsonl")
