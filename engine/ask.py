@@ -68,8 +68,8 @@ class Ask:
                 continue
             with self._guard:
                 self.spent.requests += 1
-                self.spent.tokens_in += int(said.usage.get("prompt_tokens") or 0)
-                self.spent.tokens_out += int(said.usage.get("completion_tokens") or 0)
+                self.spent.tokens_in += _tokens(said.usage.get("prompt_tokens"))
+                self.spent.tokens_out += _tokens(said.usage.get("completion_tokens"))
             return THOUGHT.sub("", answer).strip()
         raise AssertionError("unreachable: the last attempt answers or raises")
 
@@ -82,6 +82,10 @@ class Ask:
         if not found:
             raise ResourceError(f"The server at {self.server.address} lists no model.", "Name one in endpoint.model.")
         return str(found[0]["id"])
+
+
+def _tokens(said: Any) -> int:
+    return int(said) if isinstance(said, (int, float)) else 0
 
 
 def address(endpoint: Endpoint, workspace: Path) -> str:

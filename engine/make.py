@@ -21,8 +21,10 @@ from typing import Any
 from data import files, registry
 from data.alike import Likeness
 from data.conversation import Row
+from data.patch import Patch
 from engine import writers
 from engine.ask import Ask, Spent, address
+from engine.contract import text
 from engine.contract.args import MakeArgs
 from engine.contract.errors import BoardError, DataError, ResourceError
 from engine.contract.making import Grow, Pairs
@@ -95,17 +97,19 @@ def _pieces(args: MakeArgs, run: Run, ask: Ask | None, likeness: Likeness) -> tu
     entries = [registry.find(name, run.workspace, ANYWHERE) for name in args.data]
     who = {"made": args.what.kind, "run": run.id, "model": ask.model if ask else ""}
     if isinstance(what := args.what, Pairs):
-        found = [(entry, *read[:2]) for entry in entries for read in islice(files.read(entry.path), args.max_rows)]
+        found = [(entry, read) for entry in entries for read in islice(_records(entry), args.max_rows)]
         return (
             Piece(
-                f"{entry.name}:{number}",
-                {"dataset": entry.name, "row": number, **who},
-                lambda record=record, folder=entry.path.parent: writers.pairs(record, folder, ask, what),  # type: ignore[misc]
+                f"{entry.name}:{read.number}",
+                {"dataset": entry.name, "row": read.number, **who},
+                lambda entry=entry, read=read: writers.pairs(read.record, _beside(entry, read), ask, what),  # type: ignore[misc]
             )
-            for entry, number, record in found
+            for entry, read in found
         ), len(found)
-    rows = [(entry.name, row) for entry in entries for row in islice(registry.load(entry), args.max_rows)]
+    rows = [(entry.name, row) for entry in entries for row in islice(registry.rows(entry), args.max_rows)]
     rows = [(name, row) for name, row in rows if writers.questions(row)]
+    if isinstance(what, Grow):  # what is asked about a picture cannot be asked without it
+        rows = [(name, row) for name, row in rows if not writers.has_pictures(row)]
     if not rows:
         raise DataError("no row of these datasets asks anything.", "Choose rows with questions.")
     if what.kind in NEW_QUESTIONS:
@@ -124,6 +128,22 @@ def _pieces(args: MakeArgs, run: Run, ask: Ask | None, likeness: Likeness) -> tu
     ), len(rows)
 
 
+def _records(entry: registry.Entry) -> Iterator[files.Read]:
+    """The records as the file has them, without those that somebody has excluded."""
+    skipped: list[DataError] | None = [] if entry.skip_bad else None
+    found = islice(files.read(entry.path, skipped, entry.reading), entry.limit)
+    if entry.patch is None or not entry.patch.exists():
+        return found
+    marked = Patch.of(entry.patch).marked(registry.original(entry))
+    excluded = {row.number for row, state in marked if state == "excluded"}
+    return (read for read in found if read.number not in excluded)
+
+
+def _beside(entry: registry.Entry, read: files.Read) -> list[Path]:
+    """Where a relative path in this record may lead to."""
+    return [Path(read.file).parent, entry.path] if entry.path.is_dir() else [entry.path.parent]
+
+
 def _grown(rows: list[tuple[str, Row]], what: Grow, who: dict[str, Any], seed: int, ask: Ask | None) -> Iterator[Piece]:
     """Tries without end; each draws its own examples, the same whenever it is asked for by its number."""
     for number in count():
@@ -139,6 +159,14 @@ def _take_over(args: MakeArgs, run: Run, harvest: Harvest, likeness: Likeness, s
     if not args.resume:
         return
     parent = Run(run.workspace / "runs" / args.resume)
+    before = text.load(parent.args_path) if parent.args_path.is_file() else None
+    if not isinstance(before, MakeArgs):
+        raise DataError(f"no rows were made in a run {args.resume!r}.", "Leave resume empty to begin anew.")
+    if before.what.kind != args.what.kind:
+        raise DataError(
+            f"the run {args.resume} makes something else: {before.what.title.lower()}.",
+            f"Set what.kind to {before.what.kind}, or leave resume empty to begin anew.",
+        )
     for line in records(parent.path / JOURNAL):
         harvest.done[line["key"]] = len(line["rows"])
         for row in line["rows"]:
@@ -216,6 +244,8 @@ def _keep(
 ) -> None:  # fmt: skip
     new = [row for row in made if likeness.is_new(row)]
     harvest.alike += len(made) - len(new)
+    if isinstance(args.what, Grow):  # several were under way when the last one came
+        new = new[: max(0, args.what.count - harvest.rows)]
     new = [{**row, "source": piece.source} for row in new]
     # One write, so that a crash leaves whole lines; the cost goes with it, so that it is never counted twice.
     lines.write(json.dumps({"key": piece.key, "rows": new, "spent": asdict(spent)}, ensure_ascii=False) + "\n")

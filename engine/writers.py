@@ -26,6 +26,7 @@ PICTURE_BYTES = 20 * 2**20
 
 def answer(row: Row, ask: Ask, what: making.Answer, draw: random.Random) -> Made:
     """The row's questions, each answered afresh by the persona, in the light of what was said before."""
+    _speaks_for_itself(row)
     persona = {"role": "system", "content": what.persona}
     said: list[Message] = []
     for question in questions(row):
@@ -38,6 +39,7 @@ def answer(row: Row, ask: Ask, what: making.Answer, draw: random.Random) -> Made
 
 def converse(row: Row, ask: Ask, what: making.Converse, draw: random.Random) -> Made:
     """A conversation that begins with the row's question; the model plays the assistant and the one who asks."""
+    _speaks_for_itself(row)
     found = questions(row)
     if not found:
         return []
@@ -60,13 +62,13 @@ def paraphrase(row: Row, ask: Ask, what: making.Paraphrase, draw: random.Random)
     """The row with its first question in other words, as often as wanted; everything else stays."""
     found = questions(row)
     if not found or row.messages[-1]["role"] != "assistant":
-        return []
+        raise DataError("the row has no question with an answer that could stay.", "Choose conversations.")
     order = f"Write {what.times} other wordings of the question below, one a line and nothing else.\n\n{found[0]}"
     lines = [NUMBERING.sub("", line).strip() for line in ask([{"role": "user", "content": order}]).splitlines()]
     words = [line for line in dict.fromkeys(lines) if line and line != found[0]][: what.times]
     place = next(index for index, message in enumerate(row.messages) if message["role"] == "user")
     return [
-        {"messages": [*row.messages[:place], {"role": "user", "content": new}, *row.messages[place + 1 :]]}
+        {"messages": [*row.messages[:place], _reworded(row.messages[place], new), *row.messages[place + 1 :]]}
         for new in words
     ]
 
@@ -74,7 +76,7 @@ def paraphrase(row: Row, ask: Ask, what: making.Paraphrase, draw: random.Random)
 def mark(row: Row, ask: Ask, what: making.Filter, draw: random.Random) -> Made:
     """The row itself when its mark is good enough, with the mark in the column `mark`; else nothing."""
     if not row.messages or row.messages[-1]["role"] != "assistant":
-        return []
+        raise DataError("the row has no answer to be marked.", "Choose conversations.")
     said = "\n\n".join(f"{message['role'].upper()}: {text_of(message)}" for message in row.messages)
     order = f"{what.rubric}\n\nGive this conversation a mark from 1 to 10. Write the number alone.\n\n{said}"
     found = re.search(r"\d+(?:\.\d+)?", ask([{"role": "user", "content": order}], temperature=0))
@@ -104,10 +106,10 @@ def grow(examples: Sequence[Row], ask: Ask, what: making.Grow, draw: random.Rand
     return [{"messages": [*opening(examples[0]), *turns]}]
 
 
-def pairs(record: Mapping[str, Any], folder: Path, ask: Ask, what: making.Pairs) -> Made:
+def pairs(record: Mapping[str, Any], folders: Sequence[Path], ask: Ask, what: making.Pairs) -> Made:
     """A pair for each question template; an answer that no template gives is the model's, which sees the record."""
     made = []
-    picture = as_data_url(record.get(what.picture), folder) if what.picture else None
+    picture = as_data_url(record.get(what.picture), folders) if what.picture else None
     for template in filter(str.strip, what.question.splitlines()):
         question = filled(template, record)
         part: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": picture}}] if picture else []
@@ -145,8 +147,8 @@ def filled(template: str, record: Mapping[str, Any]) -> str:
     return COLUMN.sub(lambda found: str(record[found[1]]), template).strip()
 
 
-def as_data_url(picture: Any, folder: Path) -> str:
-    """A picture of a record for a request: a path beside the file, an address, a data URL, or embedded bytes."""
+def as_data_url(picture: Any, folders: Sequence[Path]) -> str:
+    """A picture of a record for a request: an address, a data URL, embedded bytes, or a path within the folders."""
     if isinstance(picture, Mapping):
         content, path = picture.get("bytes"), picture.get("path")
         if content:
@@ -156,8 +158,10 @@ def as_data_url(picture: Any, folder: Path) -> str:
         raise DataError("the row has no picture.", "Name the column that holds it.")
     if picture.startswith(("data:image/", "https://")):
         return picture
-    file = (folder / picture).resolve()
-    if not file.is_relative_to(folder.resolve()) or not file.is_file():
+    homes = [folder.resolve() for folder in folders]
+    places = [place for home in homes if (place := (home / picture).resolve()).is_relative_to(home)]
+    file = next((place for place in places if place.is_file()), None)
+    if file is None:
         raise DataError(f"there is no picture {picture} beside the rows.")
     if file.stat().st_size > PICTURE_BYTES:
         raise DataError(f"the picture {picture} is larger than {PICTURE_BYTES // 2**20} MB.")
@@ -173,6 +177,23 @@ def questions(row: Row) -> list[str]:
     """What the user says in a row, turn by turn, as text."""
     found = [text_of(message).strip() for message in row.messages if message["role"] == "user"]
     return [text for text in found if text]
+
+
+def has_pictures(row: Row) -> bool:
+    return any(not isinstance(message["content"], str) for message in row.messages)
+
+
+def _speaks_for_itself(row: Row) -> None:
+    if has_pictures(row):
+        raise DataError("what is asked about a picture cannot be asked without it.", "Make pairs with what.picture.")
+
+
+def _reworded(message: Message, new: str) -> Message:
+    """The message with other words, and with its pictures."""
+    if isinstance(message["content"], str):
+        return {**message, "content": new}
+    seen = [part for part in message["content"] if part.get("type") != "text"]
+    return {**message, "content": [*seen, {"type": "text", "text": new}]}
 
 
 def opening(row: Row) -> list[Message]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import http.client
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -78,7 +78,9 @@ class Server:
     def models(self) -> list[dict[str, Any]]:
         """What is loaded: `id` and, from our own server, `kind`, `base` and `context` (tokens)."""
         with closing(self._connect()) as connection:
-            return list(json.loads(self._ask(connection, "GET", "/v1/models", None).read())["data"])
+            response = self._ask(connection, "GET", "/v1/models", None)
+            with self._as_promised():
+                return [{**model, "id": str(model["id"])} for model in json.loads(response.read())["data"]]
 
     def stream(
         self, model: str, messages: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
@@ -107,20 +109,28 @@ class Server:
         body = {**settings, "model": model, "messages": list(messages)}
         with closing(self._connect()) as connection:
             response = self._ask(connection, "POST", "/v1/chat/completions", body)
-            try:
+            with self._as_promised():
                 said = json.loads(response.read())
-                choice = said["choices"][0]
+                choice, usage = said["choices"][0], said.get("usage")
                 answer = choice["message"].get("content") or ""
+                if not isinstance(answer, str):  # in parts, as some servers write it
+                    answer = "".join(part["text"] for part in answer if "text" in part)
                 return answer, Said(
-                    said.get("model", model), choice.get("finish_reason") or "", said.get("usage") or {}
+                    said.get("model", model),
+                    choice.get("finish_reason") or "",
+                    usage if isinstance(usage, dict) else {},
                 )
-            except (OSError, http.client.HTTPException) as problem:
-                raise ServerError(f"The server at {self.address} broke off its answer ({problem}).") from None
-            except (ValueError, LookupError, TypeError, AttributeError):
-                hint = "Check that the address is that of an OpenAI-compatible server."
-                raise ServerError(
-                    f"{self.address} did not answer as OpenAI's protocol says.", hint, status=501
-                ) from None
+
+    @contextmanager
+    def _as_promised(self) -> Iterator[None]:
+        """Whatever is wrong with an answer that came is a ServerError."""
+        try:
+            yield
+        except (OSError, http.client.HTTPException) as problem:
+            raise ServerError(f"The server at {self.address} broke off its answer ({problem}).") from None
+        except (ValueError, LookupError, TypeError, AttributeError):
+            hint = "Check that the address is that of an OpenAI-compatible server."
+            raise ServerError(f"{self.address} did not answer as OpenAI's protocol says.", hint, status=501) from None
 
     def _connect(self) -> http.client.HTTPConnection:
         kind = http.client.HTTPSConnection if self._parts.scheme == "https" else http.client.HTTPConnection

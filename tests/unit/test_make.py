@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import threading
 from pathlib import Path
@@ -10,11 +11,15 @@ from typing import Any
 
 import pytest
 
+from data import registry
 from data.alike import Likeness
+from data.patch import Patch
 from engine import ask, make
 from engine.contract import rundir, text
 from engine.contract.args import MakeArgs
+from engine.contract.client import Server, ServerError
 from engine.contract.errors import BoardError, ResourceError
+from engine.contract.making import Endpoint as Endpointed
 from engine.contract.rundir import Run, records
 from engine.report import Report, Stop, Stopped
 from tests.endpoint import Endpoint, endpoint
@@ -135,6 +140,53 @@ def test_a_picture_outside_of_the_folder_is_not_sent(workspace: Path) -> None:
     assert not stub.asked
 
 
+PIXEL = b"\x89PNG pixel"
+
+
+def test_a_part_of_a_folder_gives_its_own_rows_alone_and_finds_its_pictures(workspace: Path) -> None:
+    folder = workspace / "datasets" / "views"
+    (folder / "seen").mkdir(parents=True)
+    (folder / "seen" / "a.png").write_bytes(PIXEL)
+    for split in ("train", "test"):
+        (folder / f"{split}.jsonl").write_text(json.dumps({"image": "seen/a.png", "about": split}) + "\n")
+    words = ("what.kind=pairs", "what.question=What is it?", "what.answer={about}", "what.picture=image")
+    rows = made(asking("http://127.0.0.1:1", "data=views/train", *words), workspace)
+    assert [row["messages"][1]["content"] for row in rows] == ["train"]
+    assert base64.b64encode(PIXEL).decode() in rows[0]["messages"][0]["content"][0]["image"]
+
+
+def test_pairs_leave_out_what_somebody_excluded(workspace: Path) -> None:
+    entry = registry.find("seed.jsonl", workspace)
+    Patch.of(entry.patch).exclude(list(registry.original(entry))[:1])
+    words = ("what.kind=pairs", "what.question={instruction}", "what.answer={output}")
+    rows = made(asking("http://127.0.0.1:1", *words), workspace)
+    assert [turns(row)[0][1] for row in rows] == QUESTIONS[1:]
+
+
+def seen(workspace: Path) -> None:
+    asked = {"role": "user", "content": "<image>What is it?"}
+    row = {"messages": [asked, {"role": "assistant", "content": "A dot."}], "images": ["dot.png"]}
+    (workspace / "datasets" / "seen.jsonl").write_text(json.dumps(row) + "\n")
+    (workspace / "datasets" / "dot.png").write_bytes(PIXEL)
+
+
+@pytest.mark.parametrize("kind", ["answer", "converse", "grow"])
+def test_nobody_is_asked_about_a_picture_that_is_not_shown(workspace: Path, kind: str) -> None:
+    seen(workspace)
+    with endpoint(last) as stub:
+        with pytest.raises(BoardError, match="no row"):
+            made(asking(stub, "data=seen.jsonl", f"what.kind={kind}"), workspace)
+        assert not stub.asked
+
+
+def test_paraphrases_keep_the_picture(workspace: Path) -> None:
+    seen(workspace)
+    with endpoint(lambda messages: "Say what this is.") as stub:
+        rows = made(asking(stub, "data=seen.jsonl", "what.kind=paraphrase"), workspace)
+    assert [part["type"] for part in rows[0]["messages"][0]["content"]] == ["image", "text"]
+    assert rows[0]["messages"][0]["content"][1]["text"] == "Say what this is."
+
+
 def test_a_column_that_is_not_there_is_named(workspace: Path) -> None:
     words = ["what=pairs", "what.question=What is {capitol}?", "what.answer=x"]
     run, report = begun(args := asking("http://127.0.0.1:9", *words), workspace)
@@ -250,6 +302,53 @@ def test_a_stopped_run_is_gone_on_with_and_asks_only_for_the_rest(workspace: Pat
         rows = made(asking(stub, f"resume={run.id}"), workspace)
     assert [turns(row)[0][1] for row in rows] == QUESTIONS
     assert len(stub.asked) == 3
+
+
+@pytest.mark.parametrize("said", ["resume=gone", "what.kind=paraphrase"])
+def test_a_run_goes_on_with_its_own_work_only(workspace: Path, said: str) -> None:
+    with endpoint(last) as stub:
+        args = asking(stub)
+        run, report = begun(args, workspace)
+        make.run(args, run, report, Stop())
+        with pytest.raises(BoardError, match="no rows were made|makes something else"):
+            made(asking(stub, f"resume={run.id}", said), workspace)
+        assert len(stub.asked) == len(QUESTIONS)
+
+
+def test_a_set_never_grows_beyond_what_was_wanted(workspace: Path) -> None:
+    numbers = iter(range(1000))
+    with endpoint(lambda messages: " ".join(f"w{next(numbers)}" for _ in range(4))) as stub:
+        rows = made(asking(stub, "what.kind=grow", "what.count=3", "endpoint.at_once=8"), workspace)
+    assert len(rows) == 3
+
+
+@pytest.mark.parametrize("models", [b"<html>", b"null", b"{}", b'{"data": ["a"]}', b'{"data": 3}'])
+def test_an_address_that_is_no_such_server_is_a_sentence(monkeypatch: pytest.MonkeyPatch, models: bytes) -> None:
+    monkeypatch.setattr(Server, "_ask", lambda *_: io.BytesIO(models))
+    with pytest.raises(ServerError, match="did not answer as OpenAI's protocol says"):
+        Server("http://127.0.0.1:1").models()
+
+
+@pytest.mark.parametrize(
+    ("content", "usage", "answer"),
+    [
+        ([{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo."}], {"prompt_tokens": 1}, "Hello."),
+        ("Hello.", [1], "Hello."),
+        ("Hello.", {"prompt_tokens": "many"}, "Hello."),
+        (5, None, None),
+    ],
+)
+def test_an_answer_is_taken_as_servers_write_it(
+    monkeypatch: pytest.MonkeyPatch, content: Any, usage: Any, answer: str | None
+) -> None:
+    said = json.dumps({"choices": [{"message": {"content": content}}], "usage": usage}).encode()
+    monkeypatch.setattr(Server, "_ask", lambda *_: io.BytesIO(said))
+    writer = ask.Ask(Endpointed(model="m", retries=0), "http://127.0.0.1:1", threading.Event())
+    if answer is None:
+        with pytest.raises(ask.GivenUp, match="protocol"):
+            writer([])
+    else:
+        assert writer([]) == answer
 
 
 def test_nobodys_rows_are_written_over(workspace: Path) -> None:
