@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 from app import runs
+from app.theme import sentence_error
 from data import weights
 from data.paths import inside
 from engine.contract.args import ServeArgs
@@ -36,6 +38,7 @@ class Loaded:
     address: str = ""
     names: tuple[str, ...] = ()
     bases: tuple[str, ...] = ()
+    sees: bool = False  # whether one of them takes pictures
     text: str = ""
     hint: str = ""
 
@@ -63,7 +66,22 @@ def now(workspace: Path, before: Loaded) -> Loaded:
     said = [record["text"] for record in records(found.run.events_path) if record["kind"] == "note"]
     names = tuple(str(model["id"]) for model in models)
     bases = tuple(str(model["id"]) for model in models if model.get("kind") != "adapter")
-    return Loaded("ready", found.id, address, names, bases, " ".join(said))
+    sees = any(model.get("sees") for model in models)
+    return Loaded("ready", found.id, address, names, bases, sees, " ".join(said))
+
+
+def line(now: Loaded) -> str:
+    """What is loaded, as HTML."""
+    if now.state == "ended":
+        return sentence_error(now.text, now.hint)
+    colour, words = {
+        "none": ("still", "nothing is loaded"),
+        "queued": ("queued", now.text),
+        "loading": ("running", "A large model takes a while."),
+        "ready": ("done", now.text or ", ".join(now.names)),
+    }[now.state]
+    pill = "" if now.state == "none" else f'<span class="tb-pill tb-{colour}">{now.state}</span> '
+    return f'<div class="tb-line" title="{escape(words)}">{pill}<span class="tb-muted">{escape(words)}</span></div>'
 
 
 def _ended(workspace: Path, before: Loaded) -> Loaded:

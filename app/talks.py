@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from html import escape
@@ -14,26 +15,31 @@ from engine.contract.talk import Talk
 from engine.contract.text import checked
 
 KIND = "tuneboard conversation"
+EMBEDDED = re.compile(r"data:image/(png|jpeg|gif|webp);base64,[A-Za-z0-9+/=]+")
 THINK, THOUGHT = "<think>", "</think>"
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One message. `note` says which weights gave an answer and at what cost; `used` and `context` are tokens."""
+    """One message. `note` says which weights gave an answer and at what cost; `used` and `context` are tokens.
+
+    pictures: data URLs of what is asked about.
+    """
 
     role: str
     text: str
     note: str = ""
     used: int = 0
     context: int = 0
+    pictures: tuple[str, ...] = ()
 
 
 Talks = tuple[tuple[Turn, ...], ...]
 """The turns of each column."""
 
 
-def asked(turns: Sequence[Turn], question: str) -> tuple[Turn, ...]:
-    return (*turns, Turn("user", question))
+def asked(turns: Sequence[Turn], question: str, pictures: Sequence[str] = ()) -> tuple[Turn, ...]:
+    return (*turns, Turn("user", question, pictures=tuple(pictures)))
 
 
 def answered(turns: Sequence[Turn], text: str, said: Said | None = None, note: str = "") -> tuple[Turn, ...]:
@@ -52,9 +58,17 @@ def unanswered(turns: Sequence[Turn]) -> tuple[Turn, ...]:
     return tuple(turns[: last + 1])
 
 
-def messages(talk: Talk, turns: Sequence[Turn]) -> list[dict[str, str]]:
+def messages(talk: Talk, turns: Sequence[Turn]) -> list[dict[str, Any]]:
     """What a server is asked."""
-    return [*talk.opening(), *({"role": turn.role, "content": turn.text} for turn in turns)]
+    return [*talk.opening(), *({"role": turn.role, "content": _content(turn)} for turn in turns)]
+
+
+def _content(turn: Turn) -> str | list[dict[str, Any]]:
+    """What is said, in OpenAI's words: text, or pictures and text as parts."""
+    if not turn.pictures:
+        return turn.text
+    seen = [{"type": "image_url", "image_url": {"url": picture}} for picture in turn.pictures]
+    return [*seen, {"type": "text", "text": turn.text}]
 
 
 def shown(turns: Sequence[Turn]) -> list[dict[str, Any]]:
@@ -64,7 +78,8 @@ def shown(turns: Sequence[Turn]) -> list[dict[str, Any]]:
 
 def _shown(turn: Turn) -> list[dict[str, Any]]:
     if turn.role == "user":
-        return [{"role": "user", "content": turn.text}]
+        seen = "".join(f'<img src="{escape(picture)}" alt="picture">' for picture in turn.pictures)
+        return [*([{"role": "user", "content": seen}] if seen else []), {"role": "user", "content": turn.text}]
     parts: list[dict[str, Any]] = []
     text = turn.text
     if text.lstrip().startswith(THINK):
@@ -96,7 +111,7 @@ def context_of(turns: Sequence[Turn]) -> tuple[int, int]:
 def saved(talks: Talks, who: Sequence[str], talk: Talk) -> str:
     """The conversation as JSON, in OpenAI's words where they exist."""
     columns = [
-        {"model": name, "messages": [{"role": t.role, "content": t.text, **_facts(t)} for t in turns]}
+        {"model": name, "messages": [{"role": t.role, "content": _content(t), **_facts(t)} for t in turns]}
         for turns, name in zip(talks, who, strict=False)
     ]
     content = {"kind": KIND, "settings": talk.model_dump(mode="json"), "columns": columns}
@@ -123,16 +138,35 @@ def read(content: bytes) -> tuple[Talks, Talk | None]:
         if not isinstance(said, list):
             raise DataError("This is not a conversation: it holds no messages.")
         for number, message in enumerate(said, 1):
-            role, text = (message.get("role"), message.get("content")) if isinstance(message, dict) else (None, None)
+            role, content = (message.get("role"), message.get("content")) if isinstance(message, dict) else (None, None)
+            text, seen = _read(content)
             if role not in ("system", "user", "assistant") or not isinstance(text, str):
                 raise DataError("a message needs a role (system, user or assistant) and text.", row=number)
             if role == "system":
                 systems.append(text)
             else:
                 facts = {key: message[key] for key in ("used", "context") if isinstance(message.get(key), int)}
-                turns.append(Turn(role, text, str(message.get("note", "")), **facts))
+                turns.append(Turn(role, text, str(message.get("note", "")), **facts, pictures=seen))
         talks.append(tuple(turns))
     return tuple(talks), _talk(given.get("settings"), systems)
+
+
+def _read(content: Any) -> tuple[Any, tuple[str, ...]]:
+    """The text of a message, and its pictures as far as they lie in it; what is no message is given back."""
+    if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
+        return content, ()
+    places = [part["image_url"].get("url") for part in content if isinstance(part.get("image_url"), dict)]
+    text = "".join(part["text"] for part in content if isinstance(part.get("text"), str))
+    return text, tuple(place for place in places if isinstance(place, str) and EMBEDDED.fullmatch(place))
+
+
+def room(turns: Sequence[Turn]) -> str:
+    """How full the context is, as HTML."""
+    used, whole = context_of(turns)
+    if not whole:
+        return ""
+    bar = f'<span class="tb-bar"><i style="width:{used / whole:.0%}"></i></span>'
+    return f'<div class="tb-meter" title="Context used so far">{bar}<span>{used:,} of {whole:,} tokens</span></div>'
 
 
 def _talk(settings: Any, systems: list[str]) -> Talk | None:

@@ -177,7 +177,7 @@ class Api:
     async def chat(self, request: HttpRequest) -> Response:
         asked = parse(ChatRequest, await _json(request))
         voice = self._voice(asked.model)
-        messages = [_message(said) for said in asked.messages]
+        messages = [_message(said, voice) for said in asked.messages]
         tools = definitions(asked.tools)
         shown = pictures.of(messages), pictures.of(messages, "video")
         prompt = await asyncio.to_thread(voice.prompt, messages, tools)
@@ -248,11 +248,15 @@ class Api:
         }  # fmt: skip
 
 
-def _message(said: dict[str, Any]) -> Message:
+def _message(said: dict[str, Any], voice: Voice) -> Message:
     """A message of a request; its pictures come with it. Nothing is fetched, and no file of this machine is opened."""
     found = message(said.get("role"), said.get("content"), said, pictures=True)
     if isinstance(found["content"], str):
         return found
+    if voice.sight is None:
+        raise Refused(
+            f"{voice.name} reads text alone: leave the picture out, or load a model that sees.", param="messages"
+        )
     parts = [part if part["type"] == "text" else _embedded(part) for part in found["content"]]
     return {**found, "content": parts}
 

@@ -10,13 +10,13 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from app import loaded, talks
+from app.attached import Attached
 from app.board import QUIET, Board
 from app.form import Form
 from app.loaded import Loaded
@@ -75,7 +75,7 @@ class Chat:
             )  # fmt: skip
             self.load = gr.Button("Load", variant="primary", elem_id="chat-load", min_width=0, scale=0)
             self.unload = gr.Button("Unload", elem_id="chat-unload", min_width=0, scale=0, visible=False)
-        self.line = gr.HTML(_state_line(Loaded()), elem_id="chat-state", padding=False)
+        self.line = gr.HTML(loaded.line(Loaded()), elem_id="chat-state", padding=False)
 
     def _column(self, number: int) -> tuple[gr.Column, gr.Dropdown, gr.Chatbot, gr.HTML]:
         with gr.Column(visible=number == 0, min_width=200, elem_classes="chat-column") as column:
@@ -100,6 +100,7 @@ class Chat:
             self.clear = gr.Button("Clear", size="sm", min_width=0, elem_id="chat-clear")
             self.save = gr.Button("Save", size="sm", min_width=0, elem_id="chat-save")
             self.open = gr.UploadButton("Open", size="sm", min_width=0, file_types=[".json"], elem_id="chat-open")
+            self.attached = Attached()
         self.saved = gr.HTML(
             html_template="", js_on_load="tuneboard.download(props, watch)", elem_classes="tb-channel", padding=False
         )
@@ -122,7 +123,8 @@ class Chat:
         self.drawn = [part for _, _, bot, room in self.columns for part in (bot, room)]
         bots = [bot for _, _, bot, _ in self.columns]
         self.view = [
-            self.seen, self.line, self.load, self.unload, self.ask, *people, self.many, *bots, self.clock,
+            self.seen, self.line, self.load, self.unload, self.ask, *people, self.many, *bots, self.attached.button,
+            self.clock,
         ]  # fmt: skip
         board.opens(self._offer, [self.chosen], [self.chosen])
         board.opens(self._look, [self.seen], self.view)
@@ -139,9 +141,10 @@ class Chat:
         talked = [self.talks, self.many, self.seen, *people, *form.inputs]
         answers = [self.talks, self.said, self.ask, *self.drawn]
         streams = [
-            self.ask.submit(self._send, [self.ask, *talked], answers, **STREAM),
+            self.ask.submit(self._send, [self.ask, self.attached.held, *talked], answers, **STREAM),
             self.again.click(self._regenerate, talked, answers, **STREAM),
         ]
+        self.attached.connect(self.ask.submit, self.said)
         for number, (_, _, bot, _) in enumerate(self.columns):
             streams += self._corrections(number, bot, talked, answers)
         # First the streams end, then their words are final: the other way round a late piece would overwrite them.
@@ -160,7 +163,7 @@ class Chat:
             yield from self._retry(number, data.index, *given)
 
         def offered(data: gr.SelectData, *given: Any) -> Iterator[list[Any]]:
-            yield from self._send(data.value["text"], *given)
+            yield from self._send(data.value["text"], (), *given)
 
         events = [(bot.edit, edited), (bot.retry, retried), (bot.example_select, offered)]
         return [event(answer, talked, answers, **STREAM) for event, answer in events]
@@ -221,23 +224,26 @@ class Chat:
         examples = [{"text": question} for question in offered] or None
         return [
             now,
-            _state_line(now),
+            loaded.line(now),
             gr.Button(variant="secondary" if there else "primary"),
             gr.Button("Cancel" if now.moving else "Unload", visible=there),
             gr.Textbox(placeholder="Ask something" if there else "Load a model first", interactive=True),
             *people,
             many,
             *(gr.Chatbot(placeholder=placeholder, examples=examples) for _ in self.columns),
+            gr.UploadButton(visible=now.sees),
             gr.Timer(active=now.moving),
         ]
 
     # The conversation
 
-    def _send(self, question: str, said: Talks, many: int, seen: Loaded, *rest: Any) -> Iterator[list[Any]]:
+    def _send(
+        self, question: str, pictures: Sequence[str], said: Talks, many: int, seen: Loaded, *rest: Any
+    ) -> Iterator[list[Any]]:
         if not question.strip():
             yield self._unchanged("")
             return
-        new = tuple(talks.asked(turns, question) if n < many else turns for n, turns in enumerate(said))
+        new = tuple(talks.asked(turns, question, pictures) if n < many else turns for n, turns in enumerate(said))
         yield from self._answered(said, new, range(many), seen, rest, clear=True)
 
     def _regenerate(self, said: Talks, many: int, seen: Loaded, *rest: Any) -> Iterator[list[Any]]:
@@ -262,7 +268,7 @@ class Chat:
         which = [n for n in range(many) if len(said[n]) > place and said[n][place].text == old.text]
         new = said
         for n in which:
-            new = _with(new, n, talks.asked(said[n][:place], question))
+            new = _with(new, n, talks.asked(said[n][:place], question, old.pictures))
         yield from self._answered(said, new, which, seen, rest)
 
     def _answered(
@@ -324,7 +330,7 @@ class Chat:
         parts: list[Any] = []
         for column, turns in enumerate(said):
             here = only is None or column == only
-            parts += [talks.shown(turns), _room(turns)] if here else [gr.skip(), gr.skip()]
+            parts += [talks.shown(turns), talks.room(turns)] if here else [gr.skip(), gr.skip()]
         return parts
 
     # Settings and files
@@ -374,25 +380,3 @@ def _so_far(turns: Sequence[Turn]) -> str:
 
 def _with(said: Talks, column: int, turns: tuple[Turn, ...]) -> Talks:
     return (*said[:column], turns, *said[column + 1 :])
-
-
-def _room(turns: Sequence[Turn]) -> str:
-    """How full the context is."""
-    used, whole = talks.context_of(turns)
-    if not whole:
-        return ""
-    bar = f'<span class="tb-bar"><i style="width:{used / whole:.0%}"></i></span>'
-    return f'<div class="tb-meter" title="Context used so far">{bar}<span>{used:,} of {whole:,} tokens</span></div>'
-
-
-def _state_line(now: Loaded) -> str:
-    if now.state == "ended":
-        return sentence_error(now.text, now.hint)
-    colour, words = {
-        "none": ("still", "nothing is loaded"),
-        "queued": ("queued", now.text),
-        "loading": ("running", "A large model takes a while."),
-        "ready": ("done", now.text or ", ".join(now.names)),
-    }[now.state]
-    pill = "" if now.state == "none" else f'<span class="tb-pill tb-{colour}">{now.state}</span> '
-    return f'<div class="tb-line" title="{escape(words)}">{pill}<span class="tb-muted">{escape(words)}</span></div>'
