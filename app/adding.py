@@ -36,6 +36,10 @@ Kind = Literal["nothing", "rows", "address", "hub", "path"]
 ANY = "(all)"
 ON_THE_HUBS = {"huggingface.co": "huggingface", "modelscope.cn": "modelscope", "www.modelscope.cn": "modelscope"}
 DATASET_PAGE = re.compile(r"/datasets/([\w.-]+/[\w.-]+)/?(?:(?:tree|blob|summary|viewer|files).*)?")
+KINDS = (
+    f"Files that are read: {', '.join(files.READERS)}, also compressed (.gz, .bz2, .xz, .zst), several at once, or in "
+    f"an archive ({', '.join(files.MEMBERS)}); as large as the disk allows. They are copied into the workspace."
+)
 TOLD_SECONDS = 0.3
 HELP = {
     "data-typed": Help(
@@ -92,6 +96,7 @@ class Adding:
                                          interactive=False)  # fmt: skip
                     self.cancel = gr.Button("Cancel", size="sm", min_width=0, visible=False, elem_id="data-cancel")
                     self.taken = gr.HTML(elem_id="data-taken", padding=False)
+        gr.HTML(f'<p class="tb-muted data-kinds">{escape(KINDS)}</p>', padding=False)
         with gr.Row(visible=False, elem_classes="tb-row", elem_id="data-parts") as self.parts:
             self.hub = gr.Dropdown([(title, name) for name, title in hub.TITLES.items()], value="huggingface",
                                    label="Hub", elem_id="data-hub")  # fmt: skip
