@@ -68,7 +68,8 @@ class Form:
                 else:
                     for spec in self._of_union(path):
                         if spec.basic:
-                            self.field(spec.path, spec.variant, elem_classes=self._variant_classes(spec))
+                            wide = ["tb-wide"] if _is_wide(spec) else []
+                            self.field(spec.path, spec.variant, elem_classes=[*self._variant_classes(spec), *wide])
 
     def more(self, *, leave_out: Iterable[str] = (), last: str = "Other") -> None:
         """One closed accordion a section, with every argument that has no component yet, but for `leave_out`."""

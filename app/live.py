@@ -34,10 +34,12 @@ NOTHING = ("No run is open", "Choose one on the left, or start one under Train."
 class RunView:
     """The components of one run. `buttons` holds `stop` and, for the tab to wire, BUTTONS (or DENSE_BUTTONS)."""
 
-    def __init__(self, elem_id: str, workspace: Path, *, dense: bool = False) -> None:
+    def __init__(
+        self, elem_id: str, workspace: Path, *, dense: bool = False, nothing: tuple[str, str] = NOTHING
+    ) -> None:
         self.workspace, self.dense = workspace, dense
         self.watch = gr.State(None)
-        self.blank = gr.HTML(empty(*NOTHING), apply_default_css=False)
+        self.blank = gr.HTML(empty(*nothing), apply_default_css=False)
         size = ["tb-run", "tb-run-dense"] if dense else ["tb-run"]
         with gr.Column(visible=False, elem_id=elem_id, elem_classes=size) as self.body:
             self.head = gr.HTML("", apply_default_css=False)

@@ -20,6 +20,10 @@ from engine.contract.errors import ArgsError, BoardError, Problem
 
 WATCH_SECONDS = 1.0
 BASICS = ("what", "max_rows", "to")
+NOTHING = (
+    "No rows made yet",
+    "Load a model in Chat, or name a server on the left; begin with ten rows, and look at what comes.",
+)
 
 
 def help_texts() -> dict[str, Help]:
@@ -28,7 +32,7 @@ def help_texts() -> dict[str, Help]:
 
 
 class Making:
-    """The components and their events. `names` gives the datasets that can be begun with."""
+    """The components and their events."""
 
     def __init__(self, board: Board) -> None:
         self.board, self.workspace, self.allowed = board, board.workspace, board.allowed
@@ -38,7 +42,7 @@ class Making:
             with gr.Column(scale=3, min_width=420, elem_classes="tb-card"):
                 self._ask()
             with gr.Column(scale=2, min_width=380, elem_classes="tb-card"):
-                self.view = live.RunView("make-run", self.workspace, dense=True)
+                self.view = live.RunView("make-run", self.workspace, dense=True, nothing=NOTHING)
         self._connect()
 
     def _ask(self) -> None:
@@ -74,6 +78,11 @@ class Making:
                 button.click(lambda id: board.jump("runs", id), self.run, board.jump_to("runs"), **QUIET)
             elif name != "stop":
                 button.visible = False  # there is no model in such a run
+
+    def begins_with(self, opened: gr.components.Component, asked: gr.Button) -> None:
+        """Begin with the dataset that is open, when somebody comes here from it."""
+        data = self.form.components["data", ""]
+        asked.click(lambda name: gr.Dropdown(value=[name]) if name else gr.skip(), opened, data, **QUIET)
 
     def _names(self) -> list[str]:
         return [entry.name for entry in registry.entries(self.workspace)]

@@ -13,12 +13,13 @@ from typing import Any
 
 import gradio as gr
 
-from app import adding, advice, browse, dataset, keeping, mapped, table
+from app import adding, advice, browse, dataset, keeping, making, mapped, table
 from app.adding import Adding
 from app.board import QUIET, Board
 from app.browse import Browser, Seen
 from app.dataset import Head, Window
 from app.keeping import Keeping
+from app.making import Making
 from app.mapped import Mapped
 from app.table import EVERYTHING
 from app.theme import Help, sentence_error
@@ -28,13 +29,13 @@ from data.registry import Entry
 from engine.contract.errors import BoardError
 
 TITLE = "Data"
-PANELS = {"add": "Add data", "columns": "Columns", "keep": "Save and export"}
+PANELS = {"add": "Add data", "columns": "Columns", "keep": "Save and export", "make": "Make rows"}
 NAMED = 30  # rows that cannot be read, of which the sentence is shown
 
 
 def help_texts() -> dict[str, Help]:
     """What the (i) of each field says."""
-    return {**adding.HELP, **browse.HELP, **mapped.HELP, **keeping.HELP}
+    return {**adding.HELP, **browse.HELP, **mapped.HELP, **keeping.HELP, **making.help_texts()}
 
 
 def build(board: Board) -> None:
@@ -68,7 +69,9 @@ class Data:
             buttons = {name: gr.Button(title, min_width=0, elem_id=f"data-to-{name}") for name, title in PANELS.items()}
             self.train = gr.Button("Train on this", variant="primary", min_width=0, elem_id="data-train")
         self.said = gr.HTML(elem_id="data-said", elem_classes="data-said", padding=False)
-        self.headline = gr.HTML(elem_id="data-headline", padding=False)
+        self.headline = gr.HTML(
+            js_on_load="tuneboard.pressed(element, trigger)", elem_id="data-headline", padding=False
+        )
         panels = {}
         self.panel = gr.State("")  # the one that is open
         with gr.Column(visible=False, elem_id="data-adding", elem_classes="data-panel") as panels["add"]:
@@ -77,6 +80,9 @@ class Data:
             self.mapped = Mapped()
         with gr.Column(visible=False, elem_id="data-keeping", elem_classes="data-panel") as panels["keep"]:
             self.keeping = Keeping(self.board)
+        with gr.Column(visible=False, elem_id="data-making", elem_classes="data-panel") as panels["make"]:
+            self.making = Making(self.board)
+        self.making.begins_with(self.choice, buttons["make"])
         for name, button in buttons.items():
             button.click(lambda now, name=name: "" if now == name else name, self.panel, self.panel, **QUIET)
         self.panel.change(
@@ -91,7 +97,7 @@ class Data:
         self.adding.connect(self.choice)
         self.mapped.connect(self.draft)
         self.keeping.connect(self.draft, self.choice)
-        opened = [self.draft, browser.seen, self.said]
+        opened = [self.draft, browser.seen, self.said, browser.words, browser.keep, browser.length]
         board.opens(self._arrived, [self.choice, board.dataset, self.draft, browser.seen], [self.choice, *opened])
         self.choice.change(lambda choice: choice or "", self.choice, board.dataset, **QUIET)
         board.asks(lambda ref: gr.Dropdown(keeping.offered(self.workspace, self.allowed), value=ref), (), [self.choice])
@@ -101,6 +107,10 @@ class Data:
         # The rows first; what takes longer comes when it comes, and is then marked in them.
         self.draft.change(browser.drawn, browser.asked, browser.shown, **QUIET)
         self.draft.change(self._about, self.draft, self.headline, **QUIET)
+        self.headline.select(
+            lambda draft: dataset.entry(draft).model_copy(update={"skip_bad": True}).model_dump_json(),
+            self.draft, self.draft, **QUIET,
+        )  # fmt: skip
         self.draft.change(self._found, looked, found, **QUIET).then(
             browser.drawn, browser.asked, browser.shown, **QUIET
         )
@@ -123,16 +133,18 @@ class Data:
         """Somebody comes to the tab: what is listed now; where nothing is open, what the address says, or the first."""
         offered = keeping.offered(self.workspace, self.allowed)
         if choice:
-            return [gr.Dropdown(offered, value=choice), draft, seen, gr.skip()]
+            return [gr.Dropdown(offered, value=choice), draft, seen, *([gr.skip()] * 4)]
         choice = addressed or offered[0][1]
         return [gr.Dropdown(offered, value=choice), *self._choose(choice)]
 
     def _choose(self, choice: str | None) -> list[Any]:
+        """Another dataset: its entry, from its first row on, with nothing searched for."""
+        everything = gr.Dropdown([("All rows", EVERYTHING)], value=EVERYTHING)
         try:
             entry = registry.find(choice, self.workspace, self.allowed) if choice else None
         except BoardError as problem:
-            return ["", Seen(), sentence_error(problem.text, problem.hint)]
-        return [entry.model_dump_json() if entry else "", Seen(), ""]
+            return ["", Seen(), sentence_error(problem.text, problem.hint), "", everything, ""]
+        return [entry.model_dump_json() if entry else "", Seen(), "", "", everything, ""]
 
     def _about(self, draft: str) -> str:
         """What is said of a dataset as a whole."""
@@ -216,8 +228,12 @@ def _headline(entry: Entry, window: Window, head: Head) -> str:
     excluded = len(window.lines) - rows
     form = FORMATS[head.mapping.format]
     encoding = files.encoding_of(entry.path)
+    many = f"{rows:,} row{'' if rows == 1 else 's'}"
+    if window.more:
+        counted = entry.limit is None and entry.path.suffix.lower() in files.QUICK  # others are counted by parsing them
+        many = f"{registry.count(entry).rows:,} rows" if counted else f"more than {many}"
     said = [
-        f"<b>{'more than ' if window.more else ''}{rows:,} row{'s' if rows != 1 else ''}</b>",
+        f"<b>{many}</b>",
         escape(form.title),
         *([encoding] if encoding else []),
         *([f"{edited:,} edited"] if edited else []),
@@ -234,15 +250,15 @@ def _skipped(entry: Entry, window: Window) -> str:
         return ""
     listed = "".join(f"<li>{escape(problem.text)}</li>" for problem in window.skipped[:NAMED])
     more = f"<li>and {total - NAMED:,} more</li>" if total > NAMED else ""
-    rows = "1 row cannot be read" if total == 1 else f"{total:,} rows cannot be read"
-    what = (
-        "left out in training"
-        if entry.skip_bad
-        else ("and training refuses the dataset until they are mended, or left out under Save and export")
-    )
+    rows, them, they = ("1 row", "it", "it is") if total == 1 else (f"{total:,} rows", "them", "they are")
+    if entry.skip_bad:
+        what, way_out = f"and training leaves {them} out", ""
+    else:
+        what = f"and training refuses the dataset until {they} mended or left out"
+        way_out = f'<button type="button" data-skip="bad">Leave {them} out</button>'
     return (
-        f'<details class="data-skipped tb-{"warning" if entry.skip_bad else "error"}"><summary>{rows}, {what}. '
-        f"Which?</summary><ul>{listed}{more}</ul></details>"
+        f'<details class="data-skipped tb-{"warning" if entry.skip_bad else "error"}"><summary>{rows} cannot be read, '
+        f"{what}. Which?</summary><ul>{listed}{more}</ul>{way_out}</details>"
     )
 
 

@@ -178,6 +178,7 @@ class Endpoint(Section):
         usual="auto",
         basic=True,
         min_length=1,
+        label="Server",
     )
     model: str = arg(
         AUTO,
