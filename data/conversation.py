@@ -198,7 +198,7 @@ def _call(call: Any) -> dict[str, Any]:
     function = call.get("function", call) if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise DataError(f"a tool call needs a name and arguments, found {str(call)[:40]!r}.")
-    arguments = from_json(function.get("arguments") or {}, "the arguments of a tool call")
+    arguments = from_json(function.get("arguments") or {}, "the argument object of a tool call")
     if not isinstance(arguments, dict):
         raise DataError(f"the arguments of the tool {function['name']!r} must be an object.")
     named = {"id": call["id"]} if call.get("id") else {}

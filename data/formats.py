@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from collections.abc import Mapping as Names
-from itertools import chain, islice
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -215,7 +215,7 @@ def _unusable(problems: list[DataError], good: int, how: str, path: Path) -> Dat
     total = problems.total if isinstance(problems, Problems) else len(problems)
     if total == 1 and not good:
         return problems[0]
-    lines = ["  " + str(problem.text).removeprefix(f"{path.name}, ") for problem in problems[:NAMED]]
+    lines = _gathered([problem.text.removeprefix(f"{path.name}, ") for problem in problems[:NAMED]])
     if total > NAMED:
         lines.append(f"  and {total - NAMED} more")
     return DataError(
@@ -223,3 +223,19 @@ def _unusable(problems: list[DataError], good: int, how: str, path: Path) -> Dat
         "Mend or remove these rows, skip them, or choose another format.",
         file=path,
     )
+
+
+def _gathered(said: Iterable[str]) -> list[str]:
+    """A line for each, but one for rows that follow one another and have the same fault: `rows 3, 4: ...`."""
+    lines = []
+    for (file, row, wrong), found in groupby(map(_taken_apart, said), key=lambda parts: parts[:3]):
+        rows = [number for *_, number in found]
+        lines.append(f"  {file}{row}{'s' if len(rows) > 1 else ''} {', '.join(rows)}: {wrong}" if row else f"  {wrong}")
+    return lines
+
+
+def _taken_apart(said: str) -> tuple[str, str, str, str]:
+    """`a.jsonl, row 3: it is so` as file, `row`, fault and number."""
+    place, _, wrong = said.partition(": ")
+    file, row, number = place.rpartition("row ")
+    return (file, "row", wrong, number) if row else ("", "", said, "")

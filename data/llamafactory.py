@@ -73,6 +73,8 @@ def read(folder: Path) -> Brought:
 def _take(name: str, fields: dict[str, Any], folder: Path, brought: Brought) -> None:
     hubs = {hub: fields[key] for key, hub in HUBS.items() if fields.get(key)}
     limit = fields.get("num_samples") or None
+    if limit is not None and (not isinstance(limit, int) or limit < 1):
+        raise DataError(f"its num_samples is {limit!r}, which is no number of rows.", "Write a whole number above 0.")
     if file := fields.get("file_name"):
         path = (folder / str(file)).resolve()
         if path.exists():

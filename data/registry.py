@@ -113,7 +113,7 @@ def find(name_or_path: str, workspace: Path, allowed: Sequence[Path] = ()) -> En
     """
     known = {entry.name: entry for entry in entries(workspace, allowed)}
     if entry := known.get(name_or_path):
-        return entry.model_copy(update={"path": inside(entry.path, [HERE, workspace, *allowed])})
+        return entry.model_copy(update={"path": inside(entry.path, [workspace, *allowed, HERE])})
     path = Path(name_or_path)
     if files.is_readable(path) or "/" in name_or_path or path.exists():
         real = inside(path, [workspace, *allowed])
@@ -173,5 +173,7 @@ def export(entry: Entry, to: Path, ending: str = "jsonl", form: str = "canonical
 
 
 def _choices(name: str, known: list[str]) -> str:
+    if parts := [whole for whole in known if whole.startswith(f"{name}/")]:
+        return f"It has parts: choose {' or '.join(parts)}."
     near = get_close_matches(name, known, n=1)
     return f"Did you mean {near[0]!r}?" if near else f"Choose one of {', '.join(known)}, or give the path of a file."

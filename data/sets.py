@@ -21,7 +21,7 @@ from data.sources import Source, drawn, opened
 from data.splitting import sides
 from engine.contract.args import TrainArgs
 from engine.contract.dataset import Data, Split
-from engine.contract.errors import Problem
+from engine.contract.errors import DataError, Problem
 
 EVERYWHERE = (Path("/"),)
 TAKEN = {"weights": "mixed", "repeat": "repeated", "limits": "limited"}
@@ -60,7 +60,10 @@ def read(args: TrainArgs, workspace: Path, allowed: Sequence[Path] = EVERYWHERE)
     else:
         validation = drawn(sources, of[found.validation], place[found.validation])
     test = drawn(sources, of[found.test], place[found.test])
-    return Sets(drawn(sources, *_mixed(sources, kept, data, seed)), validation, test)
+    of, place = _mixed(sources, kept, data, seed)
+    if not len(of):
+        raise DataError("no row is left to train on.", "Raise data.repeat.")
+    return Sets(drawn(sources, of, place), validation, test)
 
 
 def problems(data: Data) -> list[Problem]:

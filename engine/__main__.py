@@ -1,6 +1,7 @@
 """The engine's command line: `python -m engine VERB ...`.
 
-    train | evaluate | serve | export [ARGS.yaml] [name=value ...]   make a run folder, start it and follow it
+    train | evaluate | serve | export | make | download [ARGS.yaml] [name=value ...]
+                                            make a run folder, start it and follow it
     check ARGS.yaml [name=value ...]        every problem of an args file; exit code 2 when there is one. With
                                             --data: its rows, counted and looked at; with --json: for programs
     chat [QUESTION] [models=...]            talk to a model in the terminal

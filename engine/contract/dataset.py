@@ -193,12 +193,18 @@ class Data(Section):
     @classmethod
     def _is_positive(cls, given: dict[str, float]) -> dict[str, float]:
         if wrong := [name for name, value in given.items() if not 0 < value < 1e6]:
-            raise PydanticCustomError("sentence", "{sentence}", {"sentence": f"{', '.join(wrong)} must be above 0."})
+            raise PydanticCustomError(
+                "sentence",
+                "{sentence}",
+                {"sentence": f"the number for {', '.join(wrong)} must be above 0 and below 1,000,000."},
+            )
         return given
 
     @field_validator("limits")
     @classmethod
     def _is_count(cls, given: dict[str, int]) -> dict[str, int]:
         if wrong := [name for name, value in given.items() if value < 1]:
-            raise PydanticCustomError("sentence", "{sentence}", {"sentence": f"{', '.join(wrong)} must be 1 or more."})
+            raise PydanticCustomError(
+                "sentence", "{sentence}", {"sentence": f"the number for {', '.join(wrong)} must be 1 or more."}
+            )
         return given

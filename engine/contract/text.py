@@ -123,6 +123,9 @@ def _said(root: type[Section], path: str, text: str) -> Any:
     if spec.type == "list" and value == text and text.startswith("["):
         hint = "Put each entry that holds any of ? : , [ ] { } # into quotes."
         raise ArgsError([Problem(path, f"`{text}` begins as a list and cannot be read as one. {hint}")])
+    if spec.type == "map" and isinstance(value, str) and "=" in value:
+        pairs = (pair.partition("=") for pair in re.split(r",\s*(?=[^,=]+=)", value))
+        return {name.strip(): _value(item.strip()) for name, _, item in pairs}
     if spec.type == "text" and not isinstance(value, str) or spec.type == "list" and not isinstance(value, (str, list)):
         return text
     return value

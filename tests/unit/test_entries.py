@@ -296,3 +296,12 @@ def test_a_row_that_is_written_and_restored_is_the_same(workspace):
     for kind, records in KINDS.items():
         for row in load(lines(workspace / f"{kind}.jsonl", *records)):
             assert restored(json.loads(json.dumps(row.record())), kind, row.file, row.number) == row
+
+
+@pytest.mark.parametrize("limit", ["many", -1])
+def test_a_limit_that_is_no_number_is_a_sentence(workspace, limit):
+    folder = workspace / "datasets"
+    (folder / "a.json").write_text('[{"instruction": "Q", "output": "A"}]')
+    (folder / "dataset_info.json").write_text(json.dumps({"a": {"file_name": "a.json", "num_samples": limit}}))
+    problems = registry.offers(workspace)[1]
+    assert problems == [f"a: its num_samples is {limit!r}, which is no number of rows. Write a whole number above 0."]

@@ -24,9 +24,6 @@ def lines(path: Path, *records: object) -> Path:
     return path
 
 
-
-
-
 @pytest.mark.parametrize(
     ("format", "record"),
     [
@@ -206,3 +203,15 @@ def test_whatever_a_record_holds_it_becomes_a_row_that_comes_back_the_same_or_a_
         assert message["role"] in ("system", "user", "assistant", "tool")
         assert isinstance(message["content"], str) or all("type" in part for part in message["content"])
         assert all(isinstance(call["function"]["name"], str) for call in message.get("tool_calls", []))
+
+
+def test_what_is_wrong_with_many_rows_is_said_once(tmp_path):
+    called = {"function": {"name": "f", "arguments": "{broken"}}
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "", "tool_calls": [called]}]
+    file = tmp_path / "a.jsonl"
+    file.write_text("".join(json.dumps({"messages": turns}) + "\n" for _ in range(3)) + "{}\n")
+    with pytest.raises(DataError) as caught:
+        load(file)
+    lines = caught.value.text.splitlines()[1:]
+    assert lines[0] == "  rows 1, 2, 3: the argument object of a tool call is not valid JSON: '{broken'."
+    assert lines[1].startswith("  row 4: ")

@@ -139,3 +139,18 @@ def test_a_refused_symlink_says_where_it_leads(tmp_path):
     os.symlink("/etc/hosts", tmp_path / "link")
     with pytest.raises(BoardError, match="which is really '/etc/hosts'"):
         inside(tmp_path / "link", [tmp_path])
+
+
+def test_a_folder_with_splits_is_answered_with_all_of_them(workspace):
+    for split in ("test", "train"):
+        folder = workspace / "datasets" / "both"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{split}.jsonl").write_text('{"text": "a"}\n')
+    with pytest.raises(DataError, match="choose both/train or both/test"):
+        registry.find("both", workspace)
+
+
+def test_a_file_out_of_bounds_is_not_to_be_moved_among_the_boards_own(workspace):
+    (workspace / "datasets" / "datasets.yaml").write_text("far: {path: /nowhere/x.jsonl}\n")
+    with pytest.raises(BoardError, match=f"Move it into '{workspace.resolve()}'"):
+        registry.find("far", workspace)

@@ -142,3 +142,8 @@ def test_names_that_are_no_chosen_dataset_are_problems_at_their_field():
     assert said(validation=["mice"], limits={"mice": 2}) == {}
     assert "Set data.mix to interleave" in said(weights={"cats": 2})["data.weights"]
     assert "cats is named more than once. To take its rows twice" in said(train=["cats", "cats"])["data.train"]
+
+
+def test_a_share_of_the_rows_that_is_none_is_a_sentence(workspace):
+    with pytest.raises(DataError, match="no row is left to train on"):
+        read(workspace, repeat={"cats.jsonl": 0.001, "dogs.jsonl": 0.001})

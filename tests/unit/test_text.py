@@ -117,6 +117,8 @@ def test_large_limits_are_written_out() -> None:
         ("steps.max_steps=null", "steps.max_steps", None),
         ("data.fill.name=Tuney", "data.fill", {"name": "Tuney"}),
         ("data.fill={name: Tuney}", "data.fill", {"name": "Tuney"}),
+        ("data.fill=name=Tuney", "data.fill", {"name": "Tuney"}),
+        ("data.limits=a.jsonl=3, b.csv=4", "data.limits", {"a.jsonl": 3, "b.csv": 4}),
         ("extra.neftune_noise_alpha=5", "extra", {"neftune_noise_alpha": 5}),
         ("data.packing=true", "data.packing", True),
         ("compute.checkpointing=false", "compute.checkpointing", False),
@@ -216,7 +218,10 @@ def test_the_kind_is_read_from_the_file_and_defaults_to_train(tmp_path: Path) ->
     assert isinstance(text.load(file), ServeArgs)
     assert isinstance(text.parse({}), TrainArgs)
     [problem] = pytest.raises(ArgsError, text.parse, {"kind": "bake"}).value.problems
-    assert str(problem) == "kind: `bake` is not what is expected here: one of train, evaluate, serve, export, make, download."
+    assert (
+        str(problem)
+        == "kind: `bake` is not what is expected here: one of train, evaluate, serve, export, make, download."
+    )
 
 
 def test_a_file_that_is_missing_or_no_text_is_named(tmp_path: Path) -> None:
