@@ -206,6 +206,7 @@ def test_broken_files_end_in_a_sentence_or_in_rows_left_out_with_consent(open_da
     )
     bring(page, broken)
     expect(page.locator("#data-headline")).to_contain_text(re.compile(r"2 rows.*1 row cannot be read", re.DOTALL))
+    expect(page.locator("#data-typed")).to_be_hidden()  # what was brought is shown, and the panel makes room for it
     page.locator("#data-headline summary").click()
     expect(page.locator("#data-headline")).to_contain_text("row 2")
     page.locator("#data-headline").get_by_role("button", name="Leave it out").click()
