@@ -260,7 +260,7 @@ def _online(id: str) -> None:
     if constants.HF_HUB_OFFLINE:
         raise DataError(
             f"{id} cannot be looked up: the board is offline, because HF_HUB_OFFLINE is set.",
-            "Unset it and start the board again, or choose a dataset that is here.",
+            "Unset it and start the board again, or choose what is here.",
         )
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 
-from data import findings, fitness, registry, sets
+from data import findings, fitness, formats, registry, sets
 from data.conversation import Row
 from data.cut import View
 from data.finding import NAMED, Finding
@@ -108,14 +108,19 @@ def _beside(
         count = max(finding.count for finding in rest)
         said = f"The rows themselves are worth a look: {kinds}."
         found.append(Finding("rows", "note", said, count, hint="The Data tab shows these rows, and how to mend them."))
-    skipped: list[DataError] = []
+    return [*found, *unreadable(entries)]
+
+
+def unreadable(entries: Iterable[registry.Entry]) -> list[Finding]:
+    """How many rows are left out because they cannot be read, and the first of them; reads the files to their end."""
+    skipped = formats.Problems()
     for entry in entries:
         if entry.skip_bad:
             deque(registry.original(entry, skipped), maxlen=0)
-    if skipped:
-        many = "1 row cannot be read and is" if len(skipped) == 1 else f"{len(skipped):,} rows cannot be read and are"
-        found.append(Finding("unreadable", "note", f"{many} left out: {skipped[0]}", len(skipped)))
-    return found
+    if not skipped:
+        return []
+    many = "1 row cannot be read and is" if skipped.total == 1 else f"{skipped.total:,} rows cannot be read and are"
+    return [Finding("unreadable", "note", f"{many} left out: {skipped[0]}", skipped.total)]
 
 
 def _most(args: TrainArgs, rows: int) -> int:

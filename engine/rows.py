@@ -30,6 +30,7 @@ from data.pairs import Pairs
 from data.prepare import Examples, reported
 from data.render import ChatTemplate
 from data.store import Changed, Kept, Store
+from data.survey import unreadable
 from data.tokens import TextTokenizer
 from engine.contract.args import TrainArgs
 from engine.contract.errors import DataError
@@ -59,6 +60,9 @@ class Rows:
 
 def rows_of(args: TrainArgs, folder: Path, run: Run, report: Report, sight: Sight | None = None) -> Rows:
     """The run's rows; what became of them is reported, and what is held out is written down for Evaluate."""
+    names = [*args.data.train, *args.data.validation]
+    for finding in unreadable(sets.entries(args, names, run.workspace, sets.EVERYWHERE)):
+        report.warn(finding.text, finding.hint)
     work = Preparation(args, folder, run, report, sight)
     train = work.prepared("train")
     work.write_down(train)

@@ -225,3 +225,11 @@ def test_pairs_come_with_both_sides(workspace: Path) -> None:
     found, run = made(workspace, "task=dpo", "data=pairs.jsonl")
     assert set(found.train.column_names) == {"chosen_ids", "chosen_labels", "rejected_ids", "rejected_labels"}
     assert len(found.train) == 6 and events(run, "note")[0]["facts"]["rows"] == 6
+
+
+def test_rows_that_are_left_out_with_consent_are_counted(workspace: Path) -> None:
+    with open(workspace / "datasets" / "sums.jsonl", "a") as file:
+        file.write("no row\n{}\n")
+    _, run = made(workspace, "data.bad_rows=skip")
+    said = [event["text"] for event in events(run, "warning")]
+    assert len(said) == 1 and said[0].startswith("2 rows cannot be read and are left out: sums.jsonl, row ")
