@@ -28,6 +28,12 @@ from engine.contract.errors import DataError
 LIST = "datasets.yaml"
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where the platform has it: lists are read at each visit
 PATCHES = "patches"
+MISTAKES = {
+    "extra_forbidden": "there is no such field",
+    "unexpected_keyword_argument": "there is no such field",
+    "missing": "it is missing",
+    "path_type": "it must be a path",
+}  # in our words, by pydantic's name for it
 
 
 class Entry(BaseModel):
@@ -91,12 +97,18 @@ def listed(file: Path) -> list[Entry]:
     for name, fields in _stated(file).items():
         if isinstance(fields, dict) and "hub" in fields:
             continue  # on a hub and not here: `data.catalogue` knows it
+        if not isinstance(fields, dict):
+            problems.append(f"{name}: it must hold fields, the first of them `path: ...`")
+            continue
         try:
-            entry = Entry(**{"name": str(name), "title": str(name), **(fields or {})})
+            entry = Entry(**{"name": str(name), "title": str(name), **fields})
             check(entry)
             found.append(entry.model_copy(update={"path": (file.parent / entry.path).resolve()}))
         except ValidationError as error:
-            problems += [f"{name}.{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
+            problems += [
+                f"{name}.{'.'.join(map(str, item['loc']))}: {MISTAKES.get(item['type'], item['msg'])}"
+                for item in error.errors()
+            ]
         except (DataError, TypeError) as error:
             problems.append(f"{name}: {error}")
     if problems:

@@ -102,6 +102,24 @@ def test_every_mistake_in_a_list_is_named(workspace):
     assert all(part in caught.value.text for part in ("datasets.yaml", "a.licens", "b.path", "c: ", "d: "))
 
 
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("a: 7", "a: it must hold fields"),
+        ("a:", "a: it must hold fields"),
+        ("a: {format: alpaca}", "a.path: it is missing"),
+        ("a: {path: 3}", "a.path: it must be a path"),
+        ("a: {path: x, colour: red}", "a.colour: there is no such field"),
+        ("a: {path: x, options: {encodin: utf-8}}", "a.options.encodin: there is no such field"),
+    ],
+)
+def test_a_mistake_in_a_list_is_said_in_plain_words(workspace, written, said):
+    (workspace / "datasets" / "datasets.yaml").write_text(written)
+    with pytest.raises(DataError) as caught:
+        registry.entries(workspace)
+    assert said in caught.value.text and "nput" not in caught.value.text
+
+
 def test_a_list_that_is_no_yaml_is_named(workspace):
     for text in ("a: [", "- a\n"):
         (workspace / "datasets" / "datasets.yaml").write_text(text)
