@@ -93,6 +93,7 @@ def test_row_numbers_of_json_lines_are_line_numbers(tmp_path):
         ("a.csv", b'a,b\n"1\n1",2\n1,\xff\n', 2, "not UTF-8"),
         ("a.csv", b"\xff,b\n1,2\n", None, "not UTF-8"),
         ("a.parquet", b"no parquet", None, "not a Parquet file"),
+        ("a.arrow", b"no arrow", None, "not an Arrow file"),
         ("a.docx", b"text", None, "'.docx' files are not read"),
     ],
 )  # fmt: skip
