@@ -117,4 +117,6 @@ def _told(kind: str) -> Iterator[None]:
         raise DataError(f"the {kind} file holds text that is not UTF-8: {error.reason}.", AGAIN) from None
     except (ArrowException, OSError, MemoryError, OverflowError, ValueError) as error:
         reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
-        raise DataError(f"this is not {'an' if kind == 'Arrow' else 'a'} {kind} file, or it is damaged: {reason}.", AGAIN) from None
+        raise DataError(
+            f"this is not {'an' if kind == 'Arrow' else 'a'} {kind} file, or it is damaged: {reason}.", AGAIN
+        ) from None
