@@ -18,10 +18,11 @@ from typing import Any
 from data import files, forecast, models, registry, sets, weights
 from data.models import Card
 from data.render import ChatTemplate, names
-from engine.contract import text
+from engine.contract import client, text
 from engine.contract.args import AnyArgs, DownloadArgs, EvaluateArgs, ExportArgs, MakeArgs, ServeArgs, TrainArgs
 from engine.contract.auto import Facts, resolved
 from engine.contract.errors import BoardError, Problem
+from engine.contract.fields import AUTO
 from engine.contract.machine import machine
 from engine.contract.methods import Freeze, Lora
 from engine.contract.rundir import ENDED, Run
@@ -110,6 +111,8 @@ def _refs(args: EvaluateArgs | ServeArgs | ExportArgs) -> list[tuple[str, str]]:
 
 def _make(args: MakeArgs, workspace: Path, allowed: Sequence[Path], rows: bool) -> Iterator[Problem]:
     yield from _datasets("data", args.data, workspace, allowed, rows)
+    if args.asks and args.endpoint.address == AUTO and not client.loaded(workspace):
+        yield Problem("endpoint.address", " ".join(client.NOT_LOADED))
     if args.resume:
         parent = Run(workspace / "runs" / args.resume)
         if parent.id != args.resume or not parent.args_path.is_file():

@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.contract import text
-from engine.contract.client import Server, ServerError, address_of
-from engine.contract.errors import ArgsError, BoardError, ResourceError
+from engine.contract.client import NOT_LOADED, Server, ServerError, loaded
+from engine.contract.errors import BoardError, ResourceError
 from engine.contract.fields import AUTO
 from engine.contract.making import Endpoint
-from engine.contract.rundir import runs
 
 WORTH_ASKING_AGAIN = (0, 408, 409, 425, 429, 500, 502, 503, 504)  # 0: the server did not answer
 LONGEST_PAUSE = 60.0  # seconds
@@ -89,18 +87,7 @@ def _tokens(said: Any) -> int:
 
 
 def address(endpoint: Endpoint, workspace: Path) -> str:
-    """The endpoint's address; for `auto` that of the newest server of ours that answers. Raises ResourceError."""
-    if endpoint.address != AUTO:
-        return endpoint.address
-    for run in runs(workspace):
-        if run.state() != "running":
-            continue
-        try:
-            if text.load(run.args_path).kind == "serve" and (found := address_of(run)):
-                return found
-        except (ArgsError, ServerError):
-            continue  # of another version, or ended between two looks
-    raise ResourceError(
-        "No model is loaded that could write the rows.",
-        "Load one in Chat, or say in endpoint.address which server to ask.",
-    )
+    """The endpoint's address; for `auto` that of the server that is loaded for Chat. Raises ResourceError."""
+    if found := endpoint.address if endpoint.address != AUTO else loaded(workspace):
+        return found
+    raise ResourceError(*NOT_LOADED)

@@ -65,7 +65,7 @@ class Harvest:
 def run(args: MakeArgs, run: Run, report: Report, stop: Stop) -> None:
     stopped = threading.Event()
     spent = Spent()
-    where = "" if isinstance(args.what, Pairs) and args.what.answer.strip() else address(args.endpoint, run.workspace)
+    where = address(args.endpoint, run.workspace) if args.asks else ""
     ask = Ask(args.endpoint, where, stopped, spent) if where else None
     report.note(f"Asking {ask.model} at {where}." if ask else "The templates say it all; no model is asked.")
 

@@ -12,7 +12,7 @@ from engine.contract.dataset import Data
 from engine.contract.download import DownloadArgs
 from engine.contract.errors import Problem
 from engine.contract.fields import AUTO, arg
-from engine.contract.making import Answer, Endpoint, What
+from engine.contract.making import Answer, Endpoint, Pairs, What
 from engine.contract.methods import Lora, Method
 from engine.contract.root import Args
 from engine.contract.sections import Compute, Device, Dtype, Model, Optim, Record, Resume, Steps
@@ -339,6 +339,11 @@ class MakeArgs(Args):
         usual="empty",
         label="Go on from",
     )
+
+    @property
+    def asks(self) -> bool:
+        """Whether a model is asked at all: templates may say both question and answer."""
+        return not (isinstance(self.what, Pairs) and self.what.answer.strip())
 
     def problems(self) -> Iterator[Problem]:
         end = self.endpoint

@@ -10,11 +10,12 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from engine.contract.errors import BoardError
-from engine.contract.rundir import ENDED, Run, records
+from engine.contract.rundir import ENDED, Run, records, runs
 
 
 class ServerError(BoardError):
@@ -190,3 +191,21 @@ def address_of(run: Run) -> str | None:
                       else (status.get("why") or "The server has ended.", status.get("hint", "")))  # fmt: skip
         raise ServerError(text, hint)
     return next((record["address"] for record in records(run.events_path) if record["kind"] == "serving"), None)
+
+
+NOT_LOADED = (
+    "No model is loaded that could write the rows.",
+    "Load one in Chat, or say in endpoint.address which server to ask.",
+)
+
+
+def loaded(workspace: Path) -> str:
+    """Where the newest server of the workspace that runs answers; empty when there is none."""
+    for run in runs(workspace):
+        try:
+            # The kind first: the events of a training are many.
+            if b"kind: serve" in run.args_path.read_bytes() and run.state() == "running" and (at := address_of(run)):
+                return at
+        except (OSError, ServerError):
+            continue  # deleted, or ended between two looks
+    return ""

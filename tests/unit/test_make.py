@@ -367,6 +367,15 @@ def test_auto_needs_a_model_that_is_loaded(workspace: Path) -> None:
         make.run(args, run, report, Stop())
 
 
+def test_a_model_that_is_not_loaded_is_said_at_the_field_before_the_start(workspace: Path) -> None:
+    from data import preflight
+
+    (problem,) = preflight.problems(asking("auto"), workspace)
+    assert problem.path == "endpoint.address" and "Load one in Chat" in problem.text
+    assert not preflight.problems(asking("auto", "what=pairs", "what.answer={output}"), workspace)
+    assert not preflight.problems(asking("http://127.0.0.1:9"), workspace)
+
+
 def test_a_thought_is_no_answer(workspace: Path) -> None:
     with endpoint(lambda messages: "<think>\nHm.\n</think>\n\nForty-two.") as stub:
         rows = made(asking(stub, "max_rows=1"), workspace)
