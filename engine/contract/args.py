@@ -76,9 +76,9 @@ class TrainArgs(Args):
             yield Problem(
                 "vision.language", "Nothing would be trained: leave on the language part, projector or tower."
             )
-        if "auto" not in (vision.min_pixels, vision.max_pixels) and vision.min_pixels > vision.max_pixels:
-            said = f"{vision.min_pixels} is more than vision.max_pixels ({vision.max_pixels}). Lower it."
-            yield Problem("vision.min_pixels", said)
+        least, most = vision.min_pixels, vision.max_pixels
+        if isinstance(least, int) and isinstance(most, int) and least > most:
+            yield Problem("vision.min_pixels", f"{least} is more than vision.max_pixels ({most}). Lower it.")
         if self.data.packing and self.task.kind != "sft":
             yield Problem("data.packing", f"Packing is for sft (task.kind), not for {self.task.kind}. Turn it off.")
         yield from self.task.problems()
