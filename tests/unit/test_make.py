@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from data import registry
-from data.alike import Likeness
 from data.patch import Patch
 from engine import ask, make
 from engine.contract import rundir, text
@@ -380,19 +379,6 @@ def test_a_thought_is_no_answer(workspace: Path) -> None:
     with endpoint(lambda messages: "<think>\nHm.\n</think>\n\nForty-two.") as stub:
         rows = made(asking(stub, "max_rows=1"), workspace)
     assert turns(rows[0])[-1] == ("assistant", "Forty-two.")
-
-
-def test_rows_that_share_their_words_are_alike() -> None:
-    def row(question: str, answer: str = "Yes.") -> dict[str, Any]:
-        return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
-
-    likeness = Likeness(0.6, questions=True)
-    assert likeness.is_new(row("what is the capital city of france"))
-    assert not likeness.is_new(row("What is the capital  city of France", "Other."))
-    assert not likeness.is_new(row("what is the capital city of france today"))
-    assert likeness.is_new(row("what is the capital city of the kingdom of spain"))
-    exact = Likeness(1.0)
-    assert exact.is_new(row("a b c d")) and exact.is_new(row("a b c d e")) and not exact.is_new(row("a b c d"))
 
 
 def test_an_address_with_a_secret_is_refused() -> None:
