@@ -6,6 +6,8 @@ from itertools import islice
 
 import pytest
 
+from app import dataset, table, turns
+from data import registry
 from data.files import read
 from data.formats import FORMATS, load, recognise, restored
 
@@ -49,3 +51,26 @@ def test_every_real_file_is_recognised_and_every_row_of_it_used(shared):
             assert restored(found.record(), found.kind, found.file, found.number) == found, name
         seen.add(prefix)
     assert seen == set(SHARED)
+
+
+@pytest.mark.shared
+def test_every_real_file_opens_in_the_data_tab(shared, tmp_path):
+    """Window, head, table, conversations and findings, as the page makes them; and nothing is written beside it."""
+    before = {file: file.stat().st_mtime_ns for file in shared.rglob("*") if file.is_file()}
+    opened = 0
+    for prefix, form in SHARED.items():
+        place = shared / prefix
+        files = (
+            [place] if place.is_file() else sorted(shared.glob(f"{prefix}*/*.*" if place.is_dir() else f"{prefix}*"))
+        )
+        for file in (file for file in files if file.suffix):
+            entry = registry.find(str(file), tmp_path, [shared])
+            window = dataset.window(entry)
+            assert window.lines and not window.skipped, file
+            assert dataset.head(entry).mapping.format == form, file
+            assert "<table" in table.html(window.lines, table.Query(), 0)
+            assert all(turns.conversation(row) for row in islice(window.rows, 20))
+            assert isinstance(dataset.look(entry), dict)
+            opened += 1
+    assert opened >= len(SHARED)
+    assert before == {file: file.stat().st_mtime_ns for file in shared.rglob("*") if file.is_file()}
