@@ -91,10 +91,15 @@ def patched(entry: Entry, workspace: Path) -> Entry:
     return entry.model_copy(update={"patch": file, "kind": kind})
 
 
-def listed(file: Path) -> list[Entry]:
-    """The datasets of one list; raises DataError that names every entry that is wrong."""
-    found, problems = [], []
-    for name, fields in _stated(file).items():
+def listed(file: Path) -> tuple[list[Entry], DataError | None]:
+    """The datasets of one list, and an error that names every entry that is wrong and so not among them."""
+    found: list[Entry] = []
+    problems: list[str] = []
+    try:
+        stated = _stated(file)
+    except DataError as error:
+        return found, error
+    for name, fields in stated.items():
         if isinstance(fields, dict) and "hub" in fields:
             continue  # on a hub and not here: `data.catalogue` knows it
         if not isinstance(fields, dict):
@@ -111,9 +116,8 @@ def listed(file: Path) -> list[Entry]:
             ]
         except (DataError, TypeError) as error:
             problems.append(f"{name}: {error}")
-    if problems:
-        raise DataError("the list of datasets has mistakes:\n  " + "\n  ".join(problems), "Mend them.", file=file)
-    return found
+    said = "the list of datasets has mistakes:\n  " + "\n  ".join(problems)
+    return found, DataError(said, "Mend them.", file=file) if problems else None
 
 
 def check(entry: Entry) -> None:

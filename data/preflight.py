@@ -72,11 +72,14 @@ def notes(args: AnyArgs, workspace: Path) -> list[str]:
     """What is no problem, and yet worth knowing before the start."""
     if not isinstance(args, TrainArgs):
         return []
+    said = [str(wrong)] if (wrong := registry.mistakes(workspace)) else []
     try:
         place = models.find(args.model.path, workspace, args.model.revision)
     except BoardError:
-        return []
-    return [] if place.folder else [f"{place.hub_id} is not on this machine yet; the run downloads it first."]
+        return said
+    if place.folder is None:
+        said.append(f"{place.hub_id} is not on this machine yet; the run downloads it first.")
+    return said
 
 
 def grounded(args: Any, workspace: Path) -> Any:

@@ -28,6 +28,7 @@ __all__ = [
     "find",
     "forget",
     "load",
+    "mistakes",
     "offers",
     "original",
     "rows",
@@ -54,16 +55,21 @@ def entries(workspace: Path, allowed: Sequence[Path] = ()) -> list[Entry]:
     """Every dataset that can be chosen; the workspace's own list wins over a shipped one of the same name.
 
     Besides: what a `dataset_info.json` in the workspace or an `allowed` folder says, and files and folders that lie in
-    the workspace without being listed.
+    the workspace without being listed. An entry with a mistake is left out: `mistakes` says why.
     """
     folder = workspace / "datasets"
-    found = {entry.name: entry for entry in [*listed(HERE / LIST), *listed(folder / LIST)]}
+    found = {entry.name: entry for entry in [*listed(HERE / LIST)[0], *listed(folder / LIST)[0]]}
     for entry in chain.from_iterable(llamafactory.read(place).entries for place in _brought(folder, allowed)):
         found.setdefault(entry.name, entry)
     for path in _loose(folder, [entry.path for entry in found.values()]):
         for entry in _by_split(path):
             found.setdefault(entry.name, entry)
     return [patched(entry, workspace) for entry in found.values()]
+
+
+def mistakes(workspace: Path) -> DataError | None:
+    """What is wrong with the workspace's own list of datasets, if anything is."""
+    return listed(workspace / "datasets" / LIST)[1]
 
 
 def offers(workspace: Path, allowed: Sequence[Path] = ()) -> tuple[list[llamafactory.Offer], list[str]]:
@@ -120,6 +126,8 @@ def find(name_or_path: str, workspace: Path, allowed: Sequence[Path] = ()) -> En
         if not real.exists():
             raise DataError(f"the dataset {name_or_path!r} does not exist.", _choices(name_or_path, list(known)))
         return patched(Entry(name=path.name, title=path.stem, path=real), workspace)
+    if wrong := mistakes(workspace):  # it may be the one that is looked for
+        raise wrong
     raise DataError(f"there is no dataset {name_or_path!r}.", _choices(name_or_path, list(known)))
 
 

@@ -71,3 +71,11 @@ def test_rows_that_are_trained_on_do_not_measure(tmp_path: Path, here: Path) -> 
     given = args("data=[sql, ./mine.jsonl]", "data.validation=[identity, mine.jsonl]")
     [said] = [problem for problem in preflight.problems(given, tmp_path) if problem.path == "data.validation"]
     assert said.text.startswith(f"{here / 'mine.jsonl'} is trained on too")
+
+
+def test_a_mistake_in_the_list_of_datasets_is_a_note_and_stops_nothing(workspace: Path) -> None:
+    (workspace / "datasets" / "datasets.yaml").write_text("a: 7\n")
+    args = text.parse({}, ["model=tiny", "data=sums.jsonl", "data.max_length=128"], kind="train")
+    (note,) = preflight.notes(args, workspace)
+    assert "a: it must hold fields" in note
+    assert not preflight.problems(args, workspace)

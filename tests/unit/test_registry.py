@@ -97,9 +97,19 @@ def test_every_mistake_in_a_list_is_named(workspace):
     (workspace / "datasets" / "datasets.yaml").write_text(
         "a:\n  path: a.jsonl\n  licens: MIT\nb:\n  title: B\nc:\n  path: c.jsonl\n  format: alpacca\nd: text\n"
     )
-    with pytest.raises(DataError) as caught:
-        registry.entries(workspace)
-    assert all(part in caught.value.text for part in ("datasets.yaml", "a.licens", "b.path", "c: ", "d: "))
+    wrong = registry.mistakes(workspace)
+    assert wrong and all(part in wrong.text for part in ("datasets.yaml", "a.licens", "b.path", "c: ", "d: "))
+
+
+def test_a_mistake_in_a_list_takes_nothing_else_away(workspace):
+    (workspace / "datasets" / "right.jsonl").write_text(RECORD)
+    (workspace / "datasets" / "datasets.yaml").write_text("a: 7\nb: {path: right.jsonl}\n")
+    assert {"identity", "sql", "b"} <= {entry.name for entry in registry.entries(workspace)}
+    assert registry.find("b", workspace).path.name == "right.jsonl"
+    with pytest.raises(DataError, match="a: it must hold fields"):
+        registry.find("a", workspace)
+    (workspace / "datasets" / "datasets.yaml").write_text("b: {path: right.jsonl}\n")
+    assert registry.mistakes(workspace) is None
 
 
 @pytest.mark.parametrize(
@@ -115,16 +125,15 @@ def test_every_mistake_in_a_list_is_named(workspace):
 )
 def test_a_mistake_in_a_list_is_said_in_plain_words(workspace, written, said):
     (workspace / "datasets" / "datasets.yaml").write_text(written)
-    with pytest.raises(DataError) as caught:
-        registry.entries(workspace)
-    assert said in caught.value.text and "nput" not in caught.value.text
+    wrong = registry.mistakes(workspace)
+    assert wrong and said in wrong.text and "nput" not in wrong.text
 
 
 def test_a_list_that_is_no_yaml_is_named(workspace):
     for text in ("a: [", "- a\n"):
         (workspace / "datasets" / "datasets.yaml").write_text(text)
-        with pytest.raises(DataError, match="list of datasets"):
-            registry.entries(workspace)
+        wrong = registry.mistakes(workspace)
+        assert wrong and "list of datasets" in wrong.text
 
 
 def test_a_listed_path_may_not_leave_the_workspace(workspace):
