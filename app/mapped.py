@@ -16,9 +16,10 @@ from typing import Any, get_args
 
 import gradio as gr
 
-from app import dataset, turns
+from app import dataset, reading, turns
 from app.board import QUIET
 from app.dataset import Head
+from app.reading import Reading
 from app.theme import Help, sentence_error
 from data import formats
 from data.formats import AUTO, FORMATS, Field
@@ -36,12 +37,14 @@ ROLES = {
 CHOOSE = "Choose the format that is most like it; then each of its fields can be given a column."
 LONGEST = 6_000  # characters of the raw record that are shown
 HELP = {
+    **reading.HELP,
     "data-format": Help("How the file is laid out.", when="Change it when the sample below is not what you meant."),
 }
 
 
 class Mapped:
-    """The components: a dropdown for the format, one for each field, one for each speaker, and the sample."""
+    """The components: a dropdown for the format, one for each field and speaker, how the file is
+    read, and the sample."""
 
     def __init__(self) -> None:
         self.place = gr.State(0)  # which of the first records is the sample
@@ -55,6 +58,7 @@ class Mapped:
                 gr.Dropdown([], label="speaker", visible=False, elem_id=f"data-speaker-{place}")
                 for place in range(SPEAKERS)
             ]
+        self.reading = Reading()
         with gr.Row(elem_classes="tb-pager"):
             self.before = gr.Button("Earlier", size="sm", min_width=0)
             self.where = gr.HTML(padding=False)
@@ -68,6 +72,7 @@ class Mapped:
         ]  # fmt: skip
 
     def connect(self, draft: gr.State) -> None:
+        self.reading.connect(draft)
         # `input` and not `change`: what is drawn here changes these fields too, and is not a person's wish.
         self.format.input(self._format, [draft, self.format], draft, **QUIET)
         for place, field in enumerate(self.fields):

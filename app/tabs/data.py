@@ -23,7 +23,7 @@ from app.making import Making
 from app.mapped import Mapped
 from app.table import EVERYTHING
 from app.theme import Help, sentence_error
-from data import files, registry
+from data import encodings, files, registry
 from data.formats import FORMATS
 from data.registry import Entry
 from engine.contract.errors import BoardError
@@ -227,7 +227,8 @@ def _headline(entry: Entry, window: Window, head: Head) -> str:
     edited = sum(line.edited for line in window.lines)
     excluded = len(window.lines) - rows
     form = FORMATS[head.mapping.format]
-    encoding = files.encoding_of(entry.path)
+    said = entry.options.encoding
+    encoding = encodings.title(said) if said else files.encoding_of(entry.path)
     many = f"{rows:,} row{'' if rows == 1 else 's'}"
     if window.more:
         counted = entry.limit is None and entry.path.suffix.lower() in files.QUICK  # others are counted by parsing them

@@ -315,3 +315,22 @@ def test_an_export_holds_what_was_mended(open_data, fresh_workspace, tmp_path):
     page.locator("#data-delete").click()
     until(lambda: not (folder / "two.csv").exists())
     expect(page.locator("#data-choice input")).not_to_have_value(re.compile("two"))
+
+
+def test_how_a_file_is_read_is_chosen_beside_its_columns_and_saved(open_data, fresh_workspace, tmp_path):
+    page = open_data()
+    odd = tmp_path / "odd.csv"
+    odd.write_text("prompt;answer|completion\nWhat is it, here;there|A house\n", encoding="utf-8")
+    bring(page, odd)
+    page.locator("#data-to-columns").click()
+    expect(page.locator("#data-read-encoding input")).to_have_value("auto (UTF-8)")
+    expect(page.locator("#data-read-sheet")).to_be_hidden()
+    choose(page, "#data-read-delimiter", "bar |")
+    expect(page.locator("#data-raw")).to_contain_text('"prompt;answer": "What is it, here;there"')
+    choose(page, "#data-read-delimiter", "semicolon ;")
+    expect(page.locator("#data-raw")).to_contain_text('"prompt": "What is it, here"')
+    page.locator("#data-to-keep").click()
+    page.locator("#data-name input").fill("divided")
+    page.locator("#data-save").click()
+    expect(page.locator("#data-kept-said")).to_contain_text("Saved as divided")
+    assert "delimiter: ;" in (fresh_workspace / "datasets" / "datasets.yaml").read_text()
