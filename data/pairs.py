@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from os.path import commonprefix
 from typing import Any, Literal
 
@@ -18,7 +19,8 @@ import pyarrow as pa
 from data.batches import Batch, batches, records
 from data.conversation import Row
 from data.cut import Cut, View, shortened
-from data.mask import Rendered, Stretches, learnt, locate
+from data.forms import Forms
+from data.mask import Rendered, Stretches, learnt
 from data.outcome import Report
 from data.prepare import UNTRAINED, labelled, places, reported, suited
 from data.render import ChatTemplate
@@ -86,9 +88,13 @@ class Pairs:
                 report.refuse(problem)
         return Batch(self.columns(kept), report)
 
+    @cached_property
+    def forms(self) -> Forms:
+        return Forms(self.template)
+
     def located(self, row: Row) -> list[Rendered]:
         talks = [replace(row, messages=[*row.messages, *(said or [])]) for said in (row.chosen, row.rejected)]
-        return [locate(talk, self.template, since=len(row.messages)) for talk in talks]
+        return [self.forms.locate(talk, since=len(row.messages)) for talk in talks]
 
     def whole(self, row: Row, ids: Sequence[int]) -> bool:
         """Whether the cut left what must not be cut: here, anything may be."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +20,8 @@ from data.batches import CHUNK as CHUNK
 from data.batches import Batch, arrow, batches, column, records
 from data.conversation import REASONING, Message, Row
 from data.cut import Cut, View, shortened
-from data.mask import Rendered, Stretches, TrainOn, learnt, locate
+from data.forms import Forms
+from data.mask import Rendered, Stretches, TrainOn, learnt
 from data.outcome import Report as Report
 from data.render import ChatTemplate
 from data.tokens import Encoded, TextTokenizer
@@ -93,8 +95,12 @@ class Examples:
                 report.refuse(problem)
         return Batch(self.columns(kept), report)
 
+    @cached_property
+    def forms(self) -> Forms:
+        return Forms(self.template, self.train_on)
+
     def located(self, row: Row) -> Rendered:
-        return locate(row, self.template, self.train_on)
+        return self.forms.locate(row)
 
     def whole(self, row: Row, ids: Sequence[int]) -> bool:
         """Whether the cut left what must not be cut: here, anything may be."""

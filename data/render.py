@@ -99,6 +99,9 @@ class ChatTemplate:
                 spans.append((len(text), len(text)))
         return text + marked[end:], spans
 
+    def _code(self, tools: list[dict[str, Any]] | None) -> jinja2.Template:
+        return _compiled(self._source(tools))
+
     def _source(self, tools: list[dict[str, Any]] | None) -> str:
         return self.tool_source if tools and self.tool_source else self.source
 
@@ -125,7 +128,7 @@ class ChatTemplate:
     ) -> str:
         clock = self.now or datetime.now()
         try:
-            template = _compiled(self._source(tools))
+            template = self._code(tools)
             known = {
                 **template.globals,
                 "messages": [_with_reasoning(message) for message in messages],
@@ -268,9 +271,14 @@ def _marked(source: str) -> bool:
 
 @lru_cache(maxsize=64)
 def _compiled(source: str) -> jinja2.Template:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+    return environment().from_string(source)
+
+
+def environment(**options: Any) -> ImmutableSandboxedEnvironment:
+    """What every template runs in; `options` are Jinja's own."""
+    rules = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols], **options
     )
-    environment.filters["tojson"] = _tojson
-    environment.globals |= {"raise_exception": _raise_exception, "dict": _Dict(), "namespace": _Namespace}
-    return environment.from_string(source)
+    rules.filters["tojson"] = _tojson
+    rules.globals |= {"raise_exception": _raise_exception, "dict": _Dict(), "namespace": _Namespace}
+    return rules

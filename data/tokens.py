@@ -1,4 +1,4 @@
-"""Text to token ids and back, with the characters that each token covers.
+"""Text to token ids and back.
 
 Wraps the `tokenizers` library and never adds a special token by itself: what is in the text is all there is. Knows
 nothing of conversations or masks.
@@ -6,58 +6,17 @@ nothing of conversations or masks.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from tokenizers import AddedToken, Encoding, Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
+from data.encoded import Encoded as Encoded
+from data.encoded import Offsets as Offsets
+from data.encoded import Spelling
 from data.special import extra_special_tokens, special_tokens
 from engine.contract.errors import ModelError
-
-Offsets = list[tuple[int, int]]
-
-
-class Encoded:
-    """A text of `length` characters as tokens.
-
-    ids: the token ids.   offsets: the half-open span of characters that each covers; pieces of one character share its
-    span. Both are lists that are made when they are asked for: for many rows, a few places are all that matters.
-    """
-
-    def __init__(self, encoding: Encoding, length: int) -> None:
-        self._encoding, self._length = encoding, length
-
-    @cached_property
-    def ids(self) -> list[int]:
-        return self._encoding.ids
-
-    @cached_property
-    def offsets(self) -> Offsets:
-        return self._encoding.offsets
-
-    def __len__(self) -> int:
-        return len(self._encoding)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Encoded) and (self.ids, self.offsets) == (other.ids, other.offsets)
-
-    def span(self, index: int) -> tuple[int, int]:
-        """`offsets[index]`, alone."""
-        start, end = self._encoding.token_to_chars(index)
-        return start, end
-
-    def at(self, place: int) -> int:
-        """The first token that starts at the character `place` or behind it; `len(self)` when none does."""
-        index = len(self) if place >= self._length else self._encoding.char_to_token(place)
-        if index is None:  # no token covers this character
-            return bisect_left([start for start, _ in self.offsets], place)
-        while index < len(self) and self.span(index)[0] < place:
-            index += 1
-        while index and self.span(index - 1)[0] >= place:
-            index -= 1
-        return index
 
 
 class TextTokenizer:
@@ -104,8 +63,20 @@ class TextTokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[Encoded]:
         """As `encode`, for many texts on all cores."""
+        if self._spelling is None:
+            return self._followed(texts)
+        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        found = self._spelling.read(texts, [encoding.ids for encoding in encodings])
+        rest = iter(self._followed([text for text, one in zip(texts, found, strict=True) if one is None]))
+        return [next(rest) if one is None else one for one in found]
+
+    def _followed(self, texts: Sequence[str]) -> list[Encoded]:
         encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return [Encoded(encoding, len(text)) for encoding, text in zip(encodings, texts, strict=True)]
+
+    @cached_property
+    def _spelling(self) -> Spelling | None:
+        return Spelling.of(self._tokenizer)
 
     def decode(self, ids: Sequence[int], skip_special: bool = False) -> str:
         return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special)

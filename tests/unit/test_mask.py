@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import pickle
 from bisect import bisect_left
+from unicodedata import is_normalized
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
+from tokenizers import AddedToken
+from tokenizers.normalizers import NFC, Lowercase
+from tokenizers.pre_tokenizers import ByteLevel
 
 from data.conversation import Row
+from data.encoded import Spelt
 from data.mask import tokenise
 from data.render import ChatTemplate
 from data.tokens import TextTokenizer
@@ -245,6 +250,36 @@ def test_a_turn_of_weight_nothing_is_told_apart_where_turns_are_marked_in_pieces
 def test_tokenising_in_a_batch_is_the_same(tokenizer):
     texts = ["Hello", "你好 🙂", "<|im_start|>x<|im_end|>"]
     assert tokenizer.encode_batch(texts) == [tokenizer.encode(text) for text in texts]
+
+
+@pytest.mark.parametrize("composed", [False, True])
+@given(text=some.text(alphabet="aé世🙂\u0301\u3000 \n<s>/Å", max_size=30))
+def test_places_out_of_bytes_alone_are_those_that_the_tokenizer_tells(composed, text):
+    made = byte_level()
+    if composed:
+        made.normalizer = NFC()
+    tokenizer = TextTokenizer(made, {"eos_token": "</s>"})
+    (found,), told = tokenizer.encode_batch([text]), tokenizer.encode(text)
+    assert isinstance(found, Spelt) is (not composed or is_normalized("NFC", text))
+    assert found == told
+    assert [found.span(index) for index in range(len(found))] == told.offsets
+    assert [found.at(place) for place in range(len(text) + 1)] == [told.at(place) for place in range(len(text) + 1)]
+
+
+@pytest.mark.parametrize("change", ["lower case", "a space in front", "tokens that take spaces in"])
+def test_a_tokenizer_that_rewrites_texts_is_asked_for_every_place(change):
+    made = byte_level()
+    match change:
+        case "lower case":
+            made.normalizer = Lowercase()
+        case "a space in front":
+            made.pre_tokenizer = ByteLevel(add_prefix_space=True)
+        case _:
+            made.add_tokens([AddedToken("<|x|>", rstrip=True)])
+    tokenizer, texts = TextTokenizer(made, {"eos_token": "</s>"}), ["Hi <|x|>  you", "You"]
+    found = tokenizer.encode_batch(texts)
+    assert found == [tokenizer.encode(text) for text in texts]
+    assert not any(isinstance(one, Spelt) for one in found)
 
 
 def test_stored_truncation_padding_and_added_tokens_are_ignored(tmp_path):
