@@ -52,4 +52,4 @@ def words(found: Inspection) -> str:
     )
     if not found.cut:
         return f"{lengths} None is cut."
-    return f"{lengths} {found.cut / found.rows:.1%} of the rows are cut: {parts(found.lost)}."
+    return f"{lengths} {found.cut / found.rows * 100:.1f} % of the rows are cut: {parts(found.lost)}."

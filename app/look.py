@@ -42,7 +42,7 @@ class RowsView:
                 )  # fmt: skip
                 self.number = gr.Textbox(
                     placeholder="row number", label="Row number", elem_id="train-rows-number", container=False,
-                    min_width=110, html_attributes=PLAIN,
+                    max_lines=1, min_width=110, html_attributes=PLAIN,
                 )  # fmt: skip
                 self.before = gr.Button("Earlier", size="sm", min_width=0, elem_id="train-rows-before")
                 self.place = gr.HTML(padding=False)

@@ -109,7 +109,8 @@ def _row(row: Row, subject: Subject, args: TrainArgs) -> str:
 def _talk(name: str, view: View, side: tuple[list[int], Stretches], lost: Sequence[str], subject: Subject) -> str:
     length, (ids, stretches) = len(view.encoded), side
     trained = sum(last - max(first, 1) for first, last in stretches if last > 1)
-    cut = f" · {length - len(ids):,} of them cut off ({', '.join(LOST[part] for part in lost)})" if lost else ""
+    gone = length - len(ids)  # of two answers, only the longer one may be cut
+    cut = f" · {gone:,} of them cut off ({', '.join(LOST[part] for part in lost)})" if gone else ""
     caption = f"{name} · {length:,} tokens{cut} · {trained:,} learnt"
     kept = fitness.kept(view, ids) if lost else [True] * length
     return _figure(caption, f"<pre>{_marked(view, kept, subject)}</pre>")

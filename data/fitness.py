@@ -97,8 +97,8 @@ class Fault(NamedTuple):
 
 FAULTS: dict[str, Fault] = {
     "kind": Fault("error", "there are {what}", ""),
-    "refused": Fault("error", "the conversation cannot be rendered: {what}",
-                     "Mend or exclude these rows in Data, or choose another template."),
+    "refused": Fault("error", "the conversation cannot be rendered: {what}.",
+                     "To train on the others alone, set Rows that cannot be read to skip."),
     "untrained": Fault("warning", "there is no token to learn from, so they are left out.",
                        "Raise the maximum length, change what is cut, or look at the rows: are there answers?"),
     "open": Fault("warning", "the template {template} ends an answer without a special token, so the model does not "
@@ -131,19 +131,25 @@ def said(
     """The finding that `count` of the `looked` rows have a fault; `what` they show, and in how many of them."""
     fault = FAULTS[kind]
     level = fault.level
-    if kind == "untrained" and count == looked:  # nothing to train on at all is no matter of taste
+    gone = kind == "untrained" or (kind == "cut" and what.get("row") == count)
+    if gone and count == looked:  # nothing to train on at all is no matter of taste
         level = "error"
     if kind == "refused" and data.bad_rows == "skip" and count < looked:
         level = "warning"
     listed = sorted(what, key=lambda word: -what[word])
     words = ", ".join(listed[:SAID]) + (", ..." if len(listed) > SAID else "")
+    hint = fault.hint
+    if kind == "refused":  # each reason is a sentence of its own
+        others = len(listed) - 1
+        words = listed[0] + (f"; and {others:,} more reason{'s' * (others > 1)}" if others else "")
+        hint = fault.hint if level == "error" and count < looked else ""
     of = f"{count:,} of {looked:,} rows" if count < looked else "all rows" if count > 1 else "the only row"
     text = fault.text.format(
         what=words, template=_name(subject), longest=data.max_length,
         parts=_parts(what, count) if kind == "cut" else "",
         stops=", ".join(sorted(map(subject.word, subject.stops))),
     )  # fmt: skip
-    return Found(kind, level, f"In {of} {text}", count, tuple(place.number for place in places), fault.hint,
+    return Found(kind, level, f"In {of} {text}", count, tuple(place.number for place in places), hint,
                  places=tuple(places))  # fmt: skip
 
 

@@ -35,6 +35,7 @@ READ_AT_ONCE = 4_000  # rows; of more, only the heads of the files are read whil
 SHOWN = 24  # rows that are kept to be shown, for each thing that one may want to see
 # Findings about rows that say whether a preference can be learnt at all; all others belong to the Data tab.
 JUDGED = ("equal_answers", "no_question", "contradiction", "constant_score", "balance", "length_bias", "empty_question")
+QUOTED = 3  # findings about the rows themselves that are quoted
 SHOWN_TEXT = 100_000  # characters; a longer row is not kept
 
 
@@ -104,9 +105,9 @@ def _beside(
         elif finding.level != "note":
             rest.append(finding)
     if rest:
-        kinds = ", ".join(finding.kind.replace("_", " ") for finding in rest)
         count = max(finding.count for finding in rest)
-        said = f"The rows themselves are worth a look: {kinds}."
+        listed = " ".join(finding.text for finding in rest[:QUOTED])
+        said = f"The rows themselves are worth a look. {listed}{' And more.' * (len(rest) > QUOTED)}"
         found.append(Finding("rows", "note", said, count, hint="The Data tab shows these rows, and how to mend them."))
     return [*found, *unreadable(entries)]
 
@@ -148,11 +149,13 @@ class _Tally:
     places: list[Place] = field(default_factory=list)
     shown: list[Row] = field(default_factory=list)
     what: Counter[str] = field(default_factory=Counter)
+    hint: str = ""  # the way out of the first row's fault, where each row may have another
 
-    def add(self, row: Row, what: str) -> None:
+    def add(self, row: Row, what: str, hint: str = "") -> None:
         place = Place(row.file, row.number)
         if not self.places or self.places[-1] != place:  # one row may show several things
             self.count += 1
+            self.hint = self.hint or hint
             if len(self.places) < NAMED:
                 self.places.append(place)
             if len(self.shown) < SHOWN and _showable(row):
@@ -186,7 +189,7 @@ class Survey:
                     self.found["kind"].add(row, fitness.unsuited(row.kind, task.takes, task.title))
             for row, views in zip(suited, self._viewed(suited), strict=True):
                 if isinstance(views, DataError):
-                    self.found["refused"].add(row, views.text)
+                    self.found["refused"].add(row, views.reason.rstrip("."), views.hint)
                 elif not held:
                     self._take(row, views)
             if not held:
@@ -284,7 +287,8 @@ class Survey:
 
     def _said(self, kind: str, tally: _Tally) -> Found:
         looked = len(self.first) if kind == "foreign" else self.rows
-        return fitness.said(kind, tally.count, looked, tally.what, tally.places, self.subject, self.args.data)
+        found = fitness.said(kind, tally.count, looked, tally.what, tally.places, self.subject, self.args.data)
+        return replace(found, hint=f"{tally.hint} {found.hint}".strip()) if tally.hint else found
 
 
 def _showable(row: Row) -> bool:

@@ -45,13 +45,17 @@ class ArgsError(BoardError):
 
 
 class DataError(BoardError):
-    """The dataset is not usable; `file` and `row` (counted from 1) say where, when one place is to blame."""
+    """The dataset is not usable; `file` and `row` (counted from 1) say where, when one place is to blame.
+
+    `reason` is the text without the place, which many rows may share.
+    """
 
     def __init__(self, text: str, hint: str = "", *, file: Path | str | None = None, row: int | None = None) -> None:
         where = f"{Path(file).name}" if file else ""
         if row is not None:
             where = f"{where}, row {row}" if where else f"Row {row}"
         super().__init__(f"{where}: {text}" if where else text, hint)
+        self.reason = text
         self.file = file
         self.row = row
 

@@ -59,6 +59,13 @@ def test_nonsense_marks_the_field_and_holds_start_back(start_board, open_page, f
     expect(page.locator("#train-optim-learning_rate")).not_to_have_class(re.compile("tb-wrong"))
 
 
+def test_a_closed_accordion_does_not_scroll_sideways(start_board, open_page, fresh_workspace):
+    page = open_page(start_board(fresh_workspace).url)
+    ready(page)
+    wide = "all => all.filter(one => one.scrollWidth > one.clientWidth).map(one => one.id)"
+    assert page.locator("#train-find, #train-rows, #train-more-data").evaluate_all(wide) == []
+
+
 def test_the_method_decides_which_fields_there_are(start_board, open_page, fresh_workspace):
     page = open_page(start_board(fresh_workspace).url)
     ready(page)

@@ -145,6 +145,11 @@ def test_rows_that_are_too_long_are_found_with_the_part_that_they_lose(look, cut
     assert only(found, "cut").rows == (1,)
 
 
+def test_rows_that_are_all_too_long_and_left_out_are_an_error(look):
+    finding = only(look(GOOD, "data.max_length=10", "data.cut=drop"), "cut")
+    assert finding.level == "error" and "they are left out" in finding.text
+
+
 def test_special_tokens_in_the_text_of_rows_are_found(look):
     rows = [*GOOD, talk("What does <|im_end|> mean?", "It is four.")]
     finding = only(look(rows), "special")
@@ -244,3 +249,24 @@ def test_all_rows_are_looked_at_and_progress_is_told(tmp_path, look, monkeypatch
     found = survey.whole(args, tmp_path / "model", tmp_path / "workspace", progress=lambda *done: told.append(done))
     assert told == [(31, 31)] and found.exact
     assert only(found, "special").rows == (31,)
+
+
+def test_one_reason_is_said_of_rows_that_are_refused_with_its_own_way_out(look):
+    shows = [{"type": "image", "image": "cat.png"}]
+    answer = {"role": "assistant", "content": "It is four."}
+    asked = ("What is it?", "Which one?", "And this?")
+    rows = [
+        {"messages": [{"role": "user", "content": [*shows, {"type": "text", "text": text}]}, answer]} for text in asked
+    ]
+    rows = [*GOOD, *rows]
+    finding = only(look(rows), "refused")
+    assert finding.text == (
+        "In 3 of 33 rows the conversation cannot be rendered: the row shows a picture, and the model reads text alone."
+    )
+    assert finding.hint.startswith("Choose a model that sees") and finding.hint.endswith("to skip.")
+    assert "skip" not in only(look(rows, "data.bad_rows=skip"), "refused").hint
+
+
+def test_what_is_wrong_with_the_rows_themselves_is_said_in_words(look):
+    finding = only(look([*GOOD, talk("What\u0007 is it?", "It is four.")]), "rows")
+    assert finding.text == "The rows themselves are worth a look. 1 row holds control characters."
