@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from app import counting, forecast, histogram, outlook, rows
+from app import counting, errands, forecast, histogram, outlook, rows
 from data import survey
 from data.inspection import Inspection
 from engine.contract.args import TrainArgs
@@ -102,13 +102,13 @@ class TestCounting:
 
     def test_what_nobody_asks_about_any_more_is_ended(self, look, workspace, monkeypatch):
         monkeypatch.setattr(survey, "SAMPLE", 4)
-        monkeypatch.setattr(counting, "FORGOTTEN_SECONDS", 0.0)
+        monkeypatch.setattr(errands, "FORGOTTEN_SECONDS", 0.0)
         first, second = look(data={"max_length": 251}), look(data={"max_length": 250})
         counting.ask(first.question, first.args, workspace)
-        [process] = [work.process for work in counting._work.values()]
+        [process] = [work.process for work in counting._errands._work.values()]
         counting.ask(second.question, second.args, workspace)
-        assert process.returncode is not None and len(counting._work) == 1
-        [other] = [work.process for work in counting._work.values()]
+        assert process.returncode is not None and len(counting._errands._work) == 1
+        [other] = [work.process for work in counting._errands._work.values()]
         other.wait()
 
 
@@ -135,7 +135,7 @@ class TestHistogram:
 
     def test_the_cut_and_what_it_takes_are_said_and_drawn(self):
         html = histogram.histogram(self.inspection({100: 3, 600: 1}, cut=1, lost={"turns": 1}))
-        assert "cut at 512" in html and "25.0% of the rows are cut: 1 loses its oldest turns." in html
+        assert "cut at 512" in html and "25.0 % of the rows are cut: 1 loses its oldest turns." in html
         assert 'title="100 to 119 tokens: 3 rows"' in html
         assert "cut at" not in histogram.histogram(self.inspection({100: 3}))
 
