@@ -17,7 +17,7 @@ from data.lots import Numbers
 from data.splitting import openings
 from engine.contract.errors import DataError
 
-IN_MEMORY = 64 * 2**20  # bytes of files whose rows are held, in all
+IN_MEMORY = 16 * 2**20  # bytes of files whose rows are held, in all; as rows they take some four times as much
 AT_ONCE = 65_536  # places that are turned into Python's own numbers at a time
 
 State = tuple[tuple[str, int, int], ...]
