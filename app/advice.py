@@ -12,6 +12,7 @@ from app.theme import sentence_done
 from data.finding import Finding
 
 LEVELS = {"error": "Stops a run", "warning": "Worth a look", "note": "Good to know"}
+ACTS = {"look": "Look at all", "stop": "Stop"}
 FIXES = {
     "exclude": "Leave these rows out", "keep_first": "Keep the first of each", "mask": "Mask them",
     "clean": "Set them right", "untag": "Take it out", "trim": "Put them in order", "repair": "Make calls of them",
@@ -19,18 +20,21 @@ FIXES = {
 }  # fmt: skip
 
 
-def html(found: Mapping[str, Finding], looked_at: str) -> str:
-    """The findings by their marks, the worst first. `looked_at` says in which rows they were looked for."""
+def html(found: Mapping[str, Finding], looked_at: str, act: str = "") -> str:
+    """The findings by their marks, the worst first. `looked_at` says in which rows they were looked for.
+
+    act: a word of `ACTS`, offered beside it.
+    """
+    button = f'<button type="button" data-all="{act}">{ACTS[act]}</button>' if act else ""
+    looked = f'<p class="tb-muted tb-looked">{escape(looked_at)}{button}</p>'
     if not found:
-        return (
-            f'{sentence_done("Nothing is wrong with these rows.")}<p class="tb-muted tb-looked">{escape(looked_at)}</p>'
-        )
+        return f"{sentence_done('Nothing is wrong with these rows.')}{looked}"
     parts = []
     for level, title in LEVELS.items():
         items = "".join(_item(mark, one) for mark, one in found.items() if one.level == level)
         if items:
             parts.append(f'<h3 class="tb-level tb-level-{level}">{title}</h3><ul class="data-found">{items}</ul>')
-    return f'{"".join(parts)}<p class="tb-muted tb-looked">{escape(looked_at)}</p>'
+    return f"{''.join(parts)}{looked}"
 
 
 def _item(mark: str, one: Finding) -> str:

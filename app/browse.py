@@ -41,6 +41,8 @@ class Seen:
     order: str = "number"
     down: bool = False
     opened: int = 0
+    whole: bool = False  # whether findings are those of all rows of a large file
+    only: tuple[int, ...] = ()  # rows that are shown alone, wherever they are
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ class Browser:
         moves: dict[gr.Button, Callable[[Seen, Looked], Seen]] = {
             self.before: lambda seen, _: replace(seen, page=seen.page - 1),
             self.after: lambda seen, _: replace(seen, page=seen.page + 1),
-            self.first: lambda seen, _: replace(seen, start=0, page=0),
+            self.first: lambda seen, _: replace(seen, start=0, page=0, only=()),
             self.further: lambda seen, looked: replace(seen, start=looked.window.end, page=0),
             self.back: lambda seen, _: replace(seen, opened=0),
             self.previous: lambda seen, looked: _turned(seen, looked.found, before=True),
@@ -149,10 +151,10 @@ class Browser:
             seen,
             gr.Column(visible=line is None),
             table.html(looked.found, looked.query, seen.page, seen.opened),
-            _where(looked, seen.page),
+            _where(looked, seen),
             gr.Button(interactive=seen.page > 0),
             gr.Button(interactive=seen.page < last),
-            gr.Button(visible=looked.window.start > 0),
+            gr.Button(visible=looked.window.start > 0 or bool(seen.only)),
             gr.Button(visible=looked.window.more),
             gr.Column(visible=line is not None),
             *(_row(line, looked.found) if line else [gr.skip()] * 6),
@@ -231,7 +233,7 @@ def _change(act: Callable[[], Any]) -> list[Any]:
 
 
 def _line(draft: str, seen: Seen) -> Line:
-    line = dataset.window(dataset.entry(draft), seen.start).line(seen.opened) if draft else None
+    line = dataset.window(dataset.entry(draft), seen.start, seen.only).line(seen.opened) if draft else None
     if line is None:
         raise DataError("this row is not there any more.", "Go back to the table.")
     return line
@@ -242,8 +244,8 @@ def look(draft: str, seen: Seen, words: str, keep: str, length: str) -> Looked |
     if not draft:
         return None
     query = Query(words or "", keep or EVERYTHING, *table.lengths(length), seen.order, seen.down)
-    window = dataset.window(dataset.entry(draft), seen.start)
-    named = {mark: found.rows for mark, found in dataset.known(window).items()}
+    window = dataset.window(dataset.entry(draft), seen.start, seen.only)
+    named = {mark: found.rows for mark, found in dataset.known(window, seen.whole).items()}
     return Looked(window, table.chosen(list(table.marked(window.lines, named)), query), query)
 
 
@@ -254,13 +256,15 @@ def _turned(seen: Seen, found: list[Line], *, before: bool) -> Seen:
     return replace(seen, opened=number, page=place // table.PAGE)
 
 
-def _where(looked: Looked, page: int) -> str:
+def _where(looked: Looked, seen: Seen) -> str:
     count, window = len(looked.found), looked.window
-    first, last = page * table.PAGE + 1, min(count, (page + 1) * table.PAGE)
+    first, last = seen.page * table.PAGE + 1, min(count, (seen.page + 1) * table.PAGE)
     said = f"{first:,} to {last:,} of {count:,}" if count else "none"
     if count != len(window.lines):
         said += f" found in {len(window.lines):,} rows"
-    if window.more or window.start:
+    if seen.only:
+        said += " · rows of this finding, from all of the file"
+    elif window.more or window.start:
         said += f" · searched are rows {window.start + 1:,} to {window.end:,} of a larger file"
     return f'<span class="tb-muted">{said}</span>'
 

@@ -6,17 +6,18 @@ widget.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 from typing import Any, get_args
 
 from app.table import Line
 from data import files, findings, formats, registry
 from data.conversation import Row
-from data.finding import Finding
+from data.finding import Finding, LookedThrough
 from data.formats import LOOKED_AT, Mapping
 from data.mapping import Role
 from data.patch import Patch
@@ -26,6 +27,7 @@ from engine.contract.errors import DataError
 ROWS = 20_000  # rows in one window
 CHARACTERS = 64_000_000  # of text in one window, whichever is reached first
 WINDOWS = 4  # in memory at once, of all that look at the page
+NAMED = 1000  # rows of a finding that are shown together, from wherever they are
 KEPT = 200  # rows that cannot be read, of which the sentence is kept
 
 Stamp = tuple[int, int]
@@ -118,17 +120,27 @@ def _records(path: Path, options: files.Options, changed: Stamp) -> tuple[files.
     return found
 
 
-def window(entry: Entry, start: int = 0) -> Window:
-    """Up to `ROWS` rows after the first `start`. Raises DataError when the dataset cannot be read as described."""
+def total(entry: Entry) -> int | None:
+    """How many rows the dataset has, where that is known without parsing all of them."""
+    return registry.count(entry).rows if entry.limit is None and entry.path.suffix.lower() in files.QUICK else None
+
+
+def window(entry: Entry, start: int = 0, only: tuple[int, ...] = ()) -> Window:
+    """Up to `ROWS` rows after the first `start`, or those alone that have the numbers `only`, wherever they are.
+
+    Raises DataError when the dataset cannot be read as described.
+    """
     head(entry)  # says in fewer words what is wrong with a file that follows no format
     read = entry.model_copy(update={"patch": None})
     patched = stamp(entry.patch) if entry.patch and entry.patch.exists() else None
-    return _patched(read.model_dump_json(), start, stamp(entry.path), entry.patch, patched)
+    return _patched(read.model_dump_json(), start, only[:NAMED], stamp(entry.path), entry.patch, patched)
 
 
 @lru_cache(maxsize=WINDOWS)
-def _patched(said: str, start: int, changed: Stamp, patch: Path | None, patched: Stamp | None) -> Window:
-    read, more, skipped = _read(said, start, changed)
+def _patched(
+    said: str, start: int, only: tuple[int, ...], changed: Stamp, patch: Path | None, patched: Stamp | None
+) -> Window:
+    read, more, skipped = _read(said, start, only, changed)
     if patch is None:
         return Window(tuple(map(Line, read)), start, more, skipped)
     marked = Patch.of(patch).marked(read)
@@ -136,43 +148,69 @@ def _patched(said: str, start: int, changed: Stamp, patch: Path | None, patched:
     return Window(lines, start, more, skipped)
 
 
-@lru_cache(maxsize=2)
-def _read(said: str, start: int, changed: Stamp) -> tuple[list[Row], bool, Skipped]:
+@lru_cache(maxsize=3)
+def _read(said: str, start: int, only: tuple[int, ...], changed: Stamp) -> tuple[list[Row], bool, Skipped]:
     described = entry(said)
     skipped = Skipped()
     rows = registry.original(described, skipped)
     kept: list[Row] = []
-    characters = 0
+    characters, wanted = 0, set(only)
     for row in islice(rows, start, None):
+        if only and row.number not in wanted:
+            continue
         kept.append(row)
         characters += Line(row).characters
-        if len(kept) == ROWS or characters > CHARACTERS:
+        if len(kept) in (ROWS, len(wanted)) or characters > CHARACTERS:
             break
-    return kept, next(rows, None) is not None, skipped
+    return kept, not only and next(rows, None) is not None, skipped
 
 
 def look(entry: Entry, start: int = 0) -> dict[str, Finding]:
     """What is wrong or odd in the window, and the changes that are not made because the file is another now."""
     shown = window(entry, start)
-    found = findings.look(row.filled(entry.fill) for row in shown.rows)
-    if entry.patch and entry.patch.exists() and not start and not shown.more:
-        unpatched = entry.model_copy(update={"patch": None})
-        found = [*Patch.of(entry.patch).stale(_read(unpatched.model_dump_json(), 0, stamp(entry.path))[0]), *found]
-    _looked[id(shown)] = (shown, _marks(found))
-    while len(_looked) > WINDOWS:
-        del _looked[next(iter(_looked))]
+    with _looking:  # who asks meanwhile waits for the same answer
+        if (id(shown), False) not in _looked:
+            found = findings.look(row.filled(entry.fill) for row in shown.rows)
+            if entry.patch and entry.patch.exists() and not start and not shown.more:
+                said = entry.model_copy(update={"patch": None}).model_dump_json()
+                found = [*Patch.of(entry.patch).stale(_read(said, 0, (), stamp(entry.path))[0]), *found]
+            _remember(shown, found, through=False)
     return known(shown)
 
 
-def known(shown: Window) -> dict[str, Finding]:
-    """What has been found in the window, by the word that marks its rows; nothing when nobody has looked yet."""
-    return _looked.get(id(shown), (shown, {}))[1]
+def looked_through(shown: Window, answer: LookedThrough) -> dict[str, Finding]:
+    """What was found in all rows of the dataset, to mark those of the window."""
+    with _looking:
+        _remember(shown, answer.findings, through=True)
+    return known(shown, through=True)
 
 
-_looked: dict[int, tuple[Window, dict[str, Finding]]] = {}  # holds the window, so that its id stays its own
+def known(shown: Window, through: bool = False) -> dict[str, Finding]:
+    """What has been found in the window, by the word that marks its rows; nothing when nobody has looked yet.
+
+    through: in all rows of the dataset, where somebody has looked at them.
+    """
+    mine = _looked.get((id(shown), False), (shown, {}))
+    return (_looked.get((id(shown), True), mine) if through else mine)[1]
 
 
-def _marks(found: list[Finding]) -> dict[str, Finding]:
+# Holds the window, so that its id stays its own. The second key: whether all rows of the dataset were looked at.
+_looked: dict[tuple[int, bool], tuple[Window, dict[str, Finding]]] = {}
+_looking = Lock()
+
+
+def _remember(shown: Window, found: Sequence[Finding], *, through: bool) -> None:
+    _looked[id(shown), through] = (shown, _marks(found))
+    while len(_looked) > 2 * WINDOWS:
+        del _looked[next(iter(_looked))]
+
+
+def marks(answer: LookedThrough) -> dict[str, Finding]:
+    """The findings by the words that mark their rows."""
+    return _marks(answer.findings)
+
+
+def _marks(found: Sequence[Finding]) -> dict[str, Finding]:
     """Findings by their kind in words; of a kind that comes twice, the second has a number."""
     marks: dict[str, Finding] = {}
     for one in found:
@@ -183,13 +221,23 @@ def _marks(found: list[Finding]) -> dict[str, Finding]:
     return marks
 
 
-def mended(entry: Entry, start: int, mark: str) -> None:
-    """Makes the change that the finding called `mark` offers. Raises BoardError."""
+def mended(entry: Entry, start: int, mark: str, through: LookedThrough | None = None) -> None:
+    """Makes the change that the finding called `mark` offers, in the window or in all rows. Raises BoardError."""
     shown = window(entry, start)
-    found = known(shown).get(mark)
+    found = (marks(through) if through else known(shown)).get(mark)
     if found is None or not found.fix:
         raise DataError("this finding is not there any more.", "Look at the list again.")
-    findings.mend(found, patch(entry), list(shown.rows))
+    findings.mend(found, patch(entry), _Everything(entry) if through else list(shown.rows))
+
+
+@dataclass(frozen=True)
+class _Everything:
+    """All rows of a dataset that are not excluded, read each time that they are gone through."""
+
+    entry: Entry
+
+    def __iter__(self) -> Iterator[Row]:
+        return registry.rows(self.entry.model_copy(update={"fill": {}}), Skipped())
 
 
 def columns(found: Head) -> list[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from pydantic import BaseModel, ConfigDict
+
 Level = Literal["error", "warning", "note"]
 """An error stops a run; a warning can be waved through; a note is only said."""
 NAMED = 1000
@@ -27,3 +29,12 @@ class Finding:
     rows: tuple[int, ...] = ()
     hint: str = ""
     fix: str = ""
+
+
+class LookedThrough(BaseModel):
+    """What was found in so many rows, as one process tells it to another."""
+
+    model_config = ConfigDict(frozen=True)
+
+    rows: int
+    findings: tuple[Finding, ...]

@@ -91,6 +91,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "work": _work,
     "chat": _module("chat"),
     "fetch": _module("fetch"),
+    "look": _module("look"),
     "demo": _module("demo"),
 }
 

@@ -1,7 +1,7 @@
 // Data: clicks and keys in what app/table.py, app/turns.py and app/findings.py draw, told to the page as `word:value`.
 // Everything drawn is text that the server has escaped; nothing here makes HTML.
 (() => {
-  const WORDS = ["row", "sort", "show", "mend", "leave", "whole", "skip"];
+  const WORDS = ["row", "sort", "show", "mend", "leave", "whole", "skip", "all"];
 
   function pressed(element, trigger) {
     element.addEventListener("click", (event) => {

@@ -7,30 +7,30 @@ connected, around one draft: the open dataset's entry, saved or not. The user's 
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import replace
 from html import escape
 from typing import Any
 
 import gradio as gr
 
-from app import adding, advice, browse, dataset, keeping, making, mapped, table
+from app import adding, advice, browse, dataset, headline, keeping, making, mapped, table, whole
 from app.adding import Adding
 from app.board import QUIET, Board
 from app.browse import Browser, Seen
-from app.dataset import Head, Window
+from app.dataset import Window
 from app.keeping import Keeping
 from app.making import Making
 from app.mapped import Mapped
 from app.table import EVERYTHING
 from app.theme import Help, sentence_error
-from data import encodings, files, registry
-from data.formats import FORMATS
+from data import registry
 from data.registry import Entry
 from engine.contract.errors import BoardError
 
 TITLE = "Data"
 PANELS = {"add": "Add data", "columns": "Columns", "keep": "Save and export", "make": "Make rows"}
-NAMED = 30  # rows that cannot be read, of which the sentence is shown
+POLL_SECONDS = 1.0
 
 
 def help_texts() -> dict[str, Help]:
@@ -60,6 +60,7 @@ class Data:
                 self.findings = gr.HTML(
                     js_on_load="tuneboard.pressed(element, trigger)", elem_id="data-findings", padding=False
                 )
+                self.through = gr.State("")  # says which rows the findings are about, when that is all of a large file
         self._connect()
 
     def _top(self) -> None:
@@ -101,8 +102,9 @@ class Data:
         board.opens(self._arrived, [self.choice, board.dataset, self.draft, browser.seen], [self.choice, *opened])
         self.choice.change(lambda choice: choice or "", self.choice, board.dataset, **QUIET)
         board.asks(lambda ref: gr.Dropdown(keeping.offered(self.workspace, self.allowed), value=ref), (), [self.choice])
-        self.choice.change(self._choose, self.choice, opened, **QUIET)
-        found = [self.findings, self.undo, browser.keep]
+        self.choice.change(self._choose, [self.choice, self.draft, browser.seen], opened, **QUIET)
+        self.clock = board.timer(POLL_SECONDS)  # ticks while all rows of a large file are looked at
+        found = [self.findings, self.undo, browser.keep, self.through, self.clock]
         looked = [self.draft, browser.seen, browser.keep]
         # The rows first; what takes longer comes when it comes, and is then marked in them.
         self.draft.change(browser.drawn, browser.asked, browser.shown, **QUIET)
@@ -121,8 +123,13 @@ class Data:
             self._found, looked, found, **QUIET
         )
         self.findings.select(
-            self._pressed, [self.draft, browser.seen], [browser.keep, browser.seen, browser.touched, self.said], **QUIET
-        )
+            self._pressed,
+            [self.draft, browser.seen, self.through],
+            [browser.keep, browser.seen, browser.touched, self.said],
+            **QUIET,
+        ).then(self._found, looked, found, **QUIET).then(browser.drawn, browser.asked, browser.shown, **QUIET)
+        self.clock.tick(self._polled, looked, found, **QUIET)
+        self.through.change(browser.drawn, browser.asked, browser.shown, **QUIET)
         self.undo.click(self._undo, self.draft, [browser.touched, self.said], **QUIET)
         if board.has("train"):
             self.train.click(
@@ -137,8 +144,10 @@ class Data:
         choice = addressed or offered[0][1]
         return [gr.Dropdown(offered, value=choice), *self._choose(choice)]
 
-    def _choose(self, choice: str | None) -> list[Any]:
-        """Another dataset: its entry, from its first row on, with nothing searched for."""
+    def _choose(self, choice: str | None, draft: str = "", seen: Seen | None = None) -> list[Any]:
+        """Another dataset: its entry, from its first row on, with nothing searched for. Nobody waits for the old."""
+        if draft and seen and seen.whole:
+            self._leave(draft)
         everything = gr.Dropdown([("All rows", EVERYTHING)], value=EVERYTHING)
         try:
             entry = registry.find(choice, self.workspace, self.allowed) if choice else None
@@ -152,7 +161,7 @@ class Data:
             return ""
         entry = dataset.entry(draft)
         try:
-            return _headline(entry, dataset.window(entry), dataset.head(entry))
+            return headline.html(entry, dataset.window(entry), dataset.head(entry))
         except BoardError:  # said in place of the table
             return (
                 f'<p class="data-about"><b>Not read</b> · <span class="tb-muted">{escape(entry.path.name)}</span></p>'
@@ -170,33 +179,78 @@ class Data:
 
     def _found(self, draft: str, seen: Seen, keep: str) -> list[Any]:
         """What is wrong in the rows, with the filter that shows it."""
+        nothing = ["", gr.Button(visible=False), gr.skip(), "", gr.Timer(active=False)]
         if not draft:
-            return ["", gr.Button(visible=False), gr.skip()]
+            return nothing
         entry = dataset.entry(draft)
         try:
             window = dataset.window(entry, seen.start)
-            found = dataset.look(entry, seen.start)
+            answer = whole.known(entry, self.workspace) if seen.whole else None
+            if answer:
+                found = dataset.looked_through(dataset.window(entry, seen.start, seen.only), answer)
+                looked_at, act, waiting = f"Looked at all {answer.rows:,} rows.", "", False
+            else:
+                found = dataset.look(entry, seen.start)
+                looked_at, act, waiting = self._looked_at(entry, window, seen)
             last = dataset.patch(entry).last() if entry.patch else ""
         except BoardError:
-            return ["", gr.Button(visible=False), gr.skip()]  # said in place of the table
+            return nothing  # said in place of the table
         filters = table.filters(window.lines, advice.titles(found))
         keep = keep if keep in [word for _, word in filters] else EVERYTHING
         return [
-            advice.html(found, _looked_at(window)),
+            advice.html(found, looked_at, act),
             gr.Button(f"Undo: {last}", visible=bool(last)),
             gr.Dropdown(filters, value=keep),
+            whole.key(entry) if answer else "",
+            gr.Timer(active=waiting),
         ]
 
-    def _pressed(self, pressed: gr.EventData, draft: str, seen: Seen) -> list[Any]:
-        """A finding's rows are shown, or mended."""
+    def _looked_at(self, entry: Entry, window: Window, seen: Seen) -> tuple[str, str, bool]:
+        """In which rows was looked, what can be done about the others, and whether they are being looked at."""
+        if not (window.more or window.start):
+            count = len(window.lines)
+            return f"Looked at all {count:,} rows." if count != 1 else "Looked at the one row.", "", False
+        total = dataset.total(entry)
+        if window.start:
+            where = f"rows {window.start + 1:,} to {window.end:,} of {f'{total:,}' if total else 'a larger file'}"
+        else:
+            where = f"the first {window.end:,} {f'of {total:,} rows' if total else 'rows of a larger file'}"
+        said = f"Looked at {where}."
+        if not seen.whole:
+            return said, "look", False
+        how_far = whole.ask(entry, self.workspace)
+        if whole.failed(entry, self.workspace):
+            return f"{said} The look at all of them ended: {how_far}", "", False
+        return f"{said} Looking at all of them: {how_far or 'it begins'}.", "stop", True
+
+    def _polled(self, draft: str, seen: Seen, keep: str) -> list[Any]:
+        """How far the look at all rows is."""
+        return self._found(draft, seen, keep) if seen.whole else [*([gr.skip()] * 4), gr.Timer(active=False)]
+
+    def _leave(self, draft: str) -> None:
+        with suppress(BoardError):  # the file is gone, and the look at it ends by itself
+            whole.leave(dataset.entry(draft), self.workspace)
+
+    def _pressed(self, pressed: gr.EventData, draft: str, seen: Seen, through: str) -> list[Any]:
+        """A finding's rows are shown, or mended; or all rows are to be looked at, or not."""
         word, _, mark = str(pressed.id).partition(":")
-        if word == "show":
-            return [gr.Dropdown(value=f"finding:{mark}"), replace(seen, opened=0, page=0), gr.skip(), ""]
+        same = [gr.skip()] * 4
+        entry = dataset.entry(draft)
+        if word == "all":
+            if mark == "stop":
+                self._leave(draft)
+            return [gr.skip(), replace(seen, whole=mark == "look"), gr.skip(), ""]
         try:
-            dataset.mended(dataset.entry(draft), seen.start, mark)
+            answer = whole.known(entry, self.workspace) if through else None
+            if word == "mend":
+                dataset.mended(entry, seen.start, mark, answer)
+                return [gr.skip(), gr.skip(), time.time_ns(), ""]
+            if answer and (found := dataset.marks(answer).get(mark)):
+                seen = replace(seen, opened=0, page=0, only=found.rows[: dataset.NAMED])
+                return [gr.Dropdown(value=EVERYTHING), seen, gr.skip(), ""]
         except BoardError as problem:
-            return [gr.skip(), gr.skip(), gr.skip(), sentence_error(problem.text, problem.hint)]
-        return [gr.skip(), gr.skip(), time.time_ns(), ""]
+            return [*same[:3], sentence_error(problem.text, problem.hint)]
+        return [gr.Dropdown(value=f"finding:{mark}"), replace(seen, opened=0, page=0), gr.skip(), ""]
 
     def _train(self, draft: str, choice: str) -> list[Any]:
         """To Train with this dataset chosen; columns that were changed are kept, for they are what is to be trained."""
@@ -219,51 +273,3 @@ class Data:
         except BoardError as problem:
             return [gr.skip(), sentence_error(problem.text, problem.hint)]
         return [time.time_ns(), ""]
-
-
-def _headline(entry: Entry, window: Window, head: Head) -> str:
-    """`640 rows · ShareGPT · 3 edited · 12 rows cannot be read`, and which, behind a fold."""
-    rows = sum(not line.excluded for line in window.lines)
-    edited = sum(line.edited for line in window.lines)
-    excluded = len(window.lines) - rows
-    form = FORMATS[head.mapping.format]
-    said = entry.options.encoding
-    encoding = encodings.title(said) if said else files.encoding_of(entry.path)
-    many = f"{rows:,} row{'' if rows == 1 else 's'}"
-    if window.more:
-        counted = entry.limit is None and entry.path.suffix.lower() in files.QUICK  # others are counted by parsing them
-        many = f"{registry.count(entry).rows:,} rows" if counted else f"more than {many}"
-    said = [
-        f"<b>{many}</b>",
-        escape(form.title),
-        *([encoding] if encoding else []),
-        *([f"{edited:,} edited"] if edited else []),
-        *([f"{excluded:,} excluded"] if excluded else []),
-        *([escape(entry.licence)] if entry.licence else []),
-        f'<span class="tb-muted" title="{escape(str(entry.path))}">{escape(entry.path.name)}</span>',
-    ]
-    return f'<p class="data-about">{" · ".join(said)}</p>{_skipped(entry, window)}'
-
-
-def _skipped(entry: Entry, window: Window) -> str:
-    total = window.skipped.total
-    if not total:
-        return ""
-    listed = "".join(f"<li>{escape(problem.text)}</li>" for problem in window.skipped[:NAMED])
-    more = f"<li>and {total - NAMED:,} more</li>" if total > NAMED else ""
-    rows, them, they = ("1 row", "it", "it is") if total == 1 else (f"{total:,} rows", "them", "they are")
-    if entry.skip_bad:
-        what, way_out = f"and training leaves {them} out", ""
-    else:
-        what = f"and training refuses the dataset until {they} mended or left out"
-        way_out = f'<button type="button" data-skip="bad">Leave {them} out</button>'
-    return (
-        f'<details class="data-skipped tb-{"warning" if entry.skip_bad else "error"}"><summary>{rows} cannot be read, '
-        f"{what}. Which?</summary><ul>{listed}{more}</ul>{way_out}</details>"
-    )
-
-
-def _looked_at(window: Window) -> str:
-    if window.more or window.start:
-        return f"Looked at rows {window.start + 1:,} to {window.end:,} of a larger file."
-    return f"Looked at all {len(window.lines):,} rows." if len(window.lines) != 1 else "Looked at the one row."

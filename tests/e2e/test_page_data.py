@@ -334,3 +334,33 @@ def test_how_a_file_is_read_is_chosen_beside_its_columns_and_saved(open_data, fr
     page.locator("#data-save").click()
     expect(page.locator("#data-kept-said")).to_contain_text("Saved as divided")
     assert "delimiter: ;" in (fresh_workspace / "datasets" / "datasets.yaml").read_text()
+
+
+def test_findings_of_a_large_file_are_looked_for_in_all_of_it_and_mended(open_data, fresh_workspace):
+    lines = [{"prompt": f"What is {number}?", "completion": f"It is {number}."} for number in range(1, 20_101)]
+    lines[20_049] = lines[20_059] = lines[1]
+    folder = fresh_workspace / "datasets"
+    folder.mkdir(exist_ok=True)
+    (folder / "large.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    page = open_data()
+    choose(page, "#data-choice", "large")
+    findings = page.locator("#data-findings")
+    expect(findings).to_contain_text("Looked at the first 20,000 of 20,100 rows.")
+    expect(page.locator("#data-headline")).to_contain_text("95/5/0 gives about 19,095 rows to train")
+    expect(findings).not_to_contain_text("exact cop")
+    findings.get_by_role("button", name="Look at all").click()
+    expect(findings).to_contain_text("Looked at all 20,100 rows.")
+    copies = findings.locator("li", has_text="2 rows are exact copies")
+    copies.get_by_role("button", name="Show").click()
+    expect(page.locator("#data-place")).to_contain_text("rows of this finding, from all of the file")
+    expect(page.locator("#data-table tbody tr")).to_have_count(2)
+    expect(page.locator("#data-table tr[data-row='20060']")).to_contain_text("duplicate")
+    page.locator("#data-table tr[data-row='20060']").click()
+    expect(page.locator("#data-talk .tb-assistant")).to_contain_text("It is 2.")
+    page.locator("#data-back").click()
+    copies.get_by_role("button", name="Keep the first").click()
+    expect(page.locator("#data-table tr[data-row='20060']")).to_contain_text("excluded")
+    expect(findings).to_contain_text("Looked at all 20,098 rows.")  # of those that are left, by itself
+    expect(findings).not_to_contain_text("exact cop")
+    page.get_by_role("button", name="First rows").click()
+    expect(page.locator("#data-place")).to_contain_text("1 to 50 of 20,000")
