@@ -160,9 +160,9 @@ def _looked(found: Forecast, counted: str) -> str:
     counts = {level: len(rows.of(level)) for level in LEVELS}
     said = ", ".join(f"{many} {level}{'s' if many > 1 else ''}" for level, many in counts.items() if many)
     looked = f"All {rows.total:,} rows" if rows.exact else f"{rows.rows:,} of {rows.total:,} rows"
-    looked += ", their pictures not counted" if rows.unseen else ""
     more = "" if not found.question else f" {counted} are counted so far." if counted else " The rest is being counted."
-    return f"{looked} looked at: {said or 'nothing is wrong'}.{more}"
+    unseen = ", their pictures not yet counted" if rows.unseen else ""
+    return f"{looked} looked at{unseen}: {said or 'nothing is wrong'}.{more}"
 
 
 def count(number: float) -> str:

@@ -98,6 +98,8 @@ def _row(row: Row, subject: Subject, args: TrainArgs) -> str:
         left = fitness.cut(row, views, subject, args.data)
     except DataError as problem:
         return _figure(name, f'<p class="tb-muted">{escape(problem.text)}</p>')
+    if fitness.shows(row):
+        name += " · each picture counted as one token here"
     titles = ("chosen", "rejected") if row.kind == "preference" else ("",)
     sides = left.sides or [([], [])] * len(views)
     return "".join(

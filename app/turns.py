@@ -1,33 +1,36 @@
 """One row as the conversation that it is: a bubble a message, tools and thoughts folded, two answers side by side.
 
-Takes a row, gives HTML in which every text is escaped; a picture is shown only where it lies in the row itself.
+Takes a row, gives HTML in which every text is escaped; a picture is shown where it lies in the row itself or in the
+folder that the row was read from.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
-from app import editor
+from app import editor, gallery
 from data.conversation import Message, Row
 
 NAMES = {"system": "System", "user": "User", "assistant": "Assistant", "tool": "Tool result"}
-EMBEDDED = re.compile(r"data:image/(png|jpeg|gif|webp);base64,[A-Za-z0-9+/\s]+=*")
-LARGEST = 4_000_000  # characters of an embedded picture that is still shown
 LONGEST = 50_000  # characters of one text that are shown; an editor has all of them
 
 
 def conversation(row: Row) -> str:
     """The whole row."""
     parts = [_tools(row.tools)] if row.tools else []
+    beside = (Path(row.file).parent,) if Path(row.file).is_absolute() else ()
     if row.text is not None:
         parts.append(f'<div class="tb-turn tb-text">{_text(row.text)}</div>')
-    parts += [bubble(message) for message in row.messages]
+    parts += [bubble(message, beside) for message in row.messages]
     if row.kind == "preference":
-        sides = _side("Chosen", "tb-chosen", row.chosen or ()) + _side("Rejected", "tb-rejected", row.rejected or ())
+        sides = "".join(
+            _side(title, f"tb-{title.lower()}", said or (), beside)
+            for title, said in (("Chosen", row.chosen), ("Rejected", row.rejected))
+        )
         parts.append(f'<div class="tb-answers">{sides}</div>')
     parts.append(_judged(row))
     if row.extra:
@@ -61,40 +64,34 @@ def editable(row: Row) -> str:
     return f'<div class="tb-talk tb-editing">{"".join(parts)}{buttons}</div>'
 
 
-def bubble(message: Message) -> str:
-    """One message, under the name of its role."""
+def bubble(message: Message, beside: Sequence[Path] = ()) -> str:
+    """One message, under the name of its role; pictures are read in the folders `beside` it alone."""
     role = str(message["role"])
     name = NAMES.get(role, role) + (f" · {message['name']}" if message.get("name") else "")
     thought = message.get("reasoning_content")
     parts = [_folded("Thought", _text(str(thought)), "tb-thought")] if thought else []
-    parts += [_content(message.get("content"))] if message.get("content") else []
+    parts += [_content(message.get("content"), beside)] if message.get("content") else []
     parts += [_call(call) for call in message.get("tool_calls") or ()]
     nothing = "" if parts else '<p class="tb-muted">Nothing is said.</p>'
     known = role if role in NAMES else "other"
     return f'<div class="tb-turn tb-{known}"><h4>{escape(name)}</h4>{"".join(parts)}{nothing}</div>'
 
 
-def _content(content: Any) -> str:
+def _content(content: Any, beside: Sequence[Path]) -> str:
     if isinstance(content, str):
         return _text(content)
-    return "".join(_part(part) for part in content)
+    return "".join(_part(part, beside) for part in content)
 
 
-def _part(part: Any) -> str:
+def _part(part: Any, beside: Sequence[Path]) -> str:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind == "text":
         return _text(str(part.get("text", "")))
-    if kind in ("image", "video"):
-        return _picture(str(part.get(kind)), kind)
+    if kind == "image":
+        return gallery.strip([str(part.get("image"))], beside)
+    if kind == "video":
+        return f'<p class="tb-muted tb-where">Film: {escape(str(part.get("video"))[:300])}</p>'
     return f"<pre>{escape(str(part)[:LONGEST])}</pre>"
-
-
-def _picture(source: str, kind: str) -> str:
-    """The picture itself where the row holds it; else where it lies, in words, for nothing is fetched from here."""
-    if len(source) <= LARGEST and EMBEDDED.fullmatch(source):
-        return f'<img class="tb-thumb" alt="Picture of this row" src="{escape(source)}">'
-    said = source if len(source) < 300 else f"{source[:60]}… ({len(source):,} characters)"
-    return f'<p class="tb-muted tb-where">{"Picture" if kind == "image" else "Video"}: {escape(said)}</p>'
 
 
 def _call(call: dict[str, Any]) -> str:
@@ -108,8 +105,9 @@ def _tools(tools: Sequence[dict[str, Any]]) -> str:
     return _folded(title, _json(list(tools)), "tb-call")
 
 
-def _side(title: str, style: str, turns: Sequence[Message]) -> str:
-    return f'<section class="{style}"><h3>{title}</h3>{"".join(map(bubble, turns))}</section>'
+def _side(title: str, style: str, turns: Sequence[Message], beside: Sequence[Path]) -> str:
+    said = "".join(bubble(message, beside) for message in turns)
+    return f'<section class="{style}"><h3>{title}</h3>{said}</section>'
 
 
 def _judged(row: Row) -> str:

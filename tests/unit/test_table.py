@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+
 import pytest
+from PIL import Image
 
 from app import table, turns
 from app.table import Line, Query
@@ -126,8 +129,20 @@ class TestDrawing:
     def test_a_picture_that_does_not_lie_in_the_row_is_not_fetched(self, source):
         parts = [{"type": "image", "image": source}, {"type": "text", "text": "What is this?"}]
         drawn = turns.conversation(Row([{"role": "user", "content": parts}], None, "f", 1))
-        assert "<img" not in drawn and "What is this?" in drawn and "Picture:" in drawn
+        assert "<img" not in drawn and "What is this?" in drawn and "tb-gallery" in drawn
 
-    def test_an_embedded_picture_is_shown(self):
-        parts = [{"type": "image", "image": "data:image/png;base64,iVBORw0KGgo="}]
-        assert '<img class="tb-thumb"' in turns.conversation(Row([{"role": "user", "content": parts}], None, "f", 1))
+    def test_a_picture_in_the_row_or_beside_its_file_is_shown_and_no_other(self, tmp_path):
+        (tmp_path / "rows").mkdir()
+        for place in (tmp_path / "rows" / "red.png", tmp_path / "secret.png"):
+            Image.new("RGB", (9, 6), "red").save(place)
+        embedded = base64.b64encode((tmp_path / "secret.png").read_bytes()).decode("ascii")
+
+        def drawn(source: str) -> str:
+            parts = [{"type": "image", "image": source}]
+            return turns.conversation(
+                Row([{"role": "user", "content": parts}], None, str(tmp_path / "rows" / "rows.jsonl"), 1)
+            )
+
+        assert 'src="data:image/jpeg;base64,' in drawn(str(tmp_path / "rows" / "red.png"))
+        assert 'src="data:image/jpeg;base64,' in drawn(f"data:image/png;base64,{embedded}")
+        assert "<img" not in drawn(str(tmp_path / "secret.png"))
