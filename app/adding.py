@@ -226,14 +226,13 @@ class Adding:
         return work
 
     def _from_web(self, url: str) -> Callable[[Fetching], Entry]:
-        name = arrivals.safe(web.name_of(url))
+        name = web.name_of(url)
         if not files.is_readable(Path(name)):
             raise DataError(
                 f"{name}: files that end like this are not read.", f"Use one of {', '.join(files.READERS)}."
             )
 
         def work(fetching: Fetching) -> Entry:
-            place = arrivals.free(self.workspace / "datasets" / name)
             here = 0
 
             def tell(more: int) -> None:
@@ -241,7 +240,7 @@ class Adding:
                 here += more
                 fetching.tell(here, 0)
 
-            web.fetch(url, place, tell=tell, stop=fetching.stop.is_set)
+            place = web.get(url, self.workspace / "datasets", tell=tell, stop=fetching.stop.is_set)
             return registry.save(Entry(name=place.name, title=place.stem, path=place, origin=url), self.workspace)
 
         return work

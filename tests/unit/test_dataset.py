@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -187,6 +189,25 @@ class TestAdding:
         assert progress and isinstance(progress[0][6], adding.Fetching)
         assert done[0].value == "name (easy, test)"
         assert registry.find("name (easy, test)", house).origin == "huggingface:owner/name"
+
+    def test_a_web_page_is_no_file_of_rows(self, house):
+        class Page(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(200)
+                self.send_header("Content-Type", "text/html")
+                self.end_headers()
+                self.wfile.write(b"<!doctype html><title>Rows</title>")
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            url = f"http://127.0.0.1:{server.server_port}/rows.csv"
+            *_, last = self.panel(house)._add(url, "huggingface", adding.ANY, adding.ANY, None)
+            server.shutdown()
+        assert "is a web page, not a file of rows" in last[2] and last[7].interactive
+        assert not (house / "datasets" / "rows.csv").exists()
 
     def test_splits_follow_the_subset(self):
         assert adding._splits(self.FOUND, "easy") == ([adding.ANY, "train", "test"], "train")
