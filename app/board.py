@@ -191,7 +191,9 @@ def _connect(board: Board, names: list[str], pill: gr.HTML, meter: gr.HTML, addr
     board.shown.change(shown, board.shown, [clock for _, clock in clocks], **QUIET)
     said = [board.shown, board.opened, board.watched, board.dataset]
     gr.on([state.change for state in said], addressed, said, address, **QUIET)
-    board.page.load(arrived, address, [board.tabs, *said], js="() => window.location.search", **QUIET)
+    # A click that was made before the answer came goes before it; only the browser knows of it.
+    loaded = board.page.load(arrived, address, [board.tabs, *said], js="() => window.location.search", **QUIET)
+    loaded.then(None, None, None, js="() => tuneboard.stay()")
     board.page.load(looked, None, [pill, meter, board.moving], **QUIET)
     gr.Timer(FRAME_SECONDS).tick(looked, None, [pill, meter, board.moving], **QUIET)
     if board.has("runs"):
