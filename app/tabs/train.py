@@ -33,8 +33,9 @@ BASICS = (
     "data.max_length", "data.split", "model.dtype", "steps.seed",
 )  # fmt: skip
 ROWS_DEPEND_ON = (
-    "model.path", "model.template", "task.kind", "data.train", "data.fill", "data.train_on", "data.max_length",
-    "data.cut", "data.split",
+    "model.path", "model.template", "task.kind", "data.train", "data.validation", "data.fill", "data.train_on",
+    "data.thoughts", "data.max_length", "data.cut", "data.split", "data.mix", "data.until", "data.weights",
+    "data.repeat", "data.limits", "data.bad_rows", "data.max_rows", "steps.seed",
 )  # fmt: skip
 AS_YOU_TYPE: dict[str, Any] = {**QUIET, "trigger_mode": "always_last"}
 # One at a time and in order, so that a slow first look never comes in over the answer to a later key.
