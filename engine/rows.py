@@ -106,8 +106,9 @@ class Preparation:
 
         kept = self.store.open(self.store.key(**matters), make, self._progress(which))
         facts = kept.report
+        many = "1 row" if facts.rows_used == 1 else f"{facts.rows_used:,} rows"
         self.report.note(
-            f"{facts.rows_used:,} row{"s" * (facts.rows_used != 1)} {which}: {facts.tokens:,} tokens, {facts.trained_tokens:,} of them trained, "
+            f"{many} {which}: {facts.tokens:,} tokens, {facts.trained_tokens:,} of them trained, "
             f"the longest row {facts.longest:,}{'' if kept.made else '; found as they were prepared before'}.",
             rows=facts.rows_used, tokens=facts.tokens, trained_tokens=facts.trained_tokens, which=which,
             made=kept.made,
