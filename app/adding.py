@@ -117,9 +117,8 @@ class Adding:
         self.found.change(self._typed, [self.typed, self.found], offered, **QUIET)
         self.subset.input(self._splits, [self.subset, self.found], self.split, **QUIET)
         self.add.click(
-            self._add, asked, [*done, *fields, self.fetching, self.add, self.cancel], api_visibility="private",
-            show_progress="hidden", concurrency_limit=4,
-        )  # fmt: skip
+            self._add, asked, [*done, *fields, self.fetching, self.add, self.cancel], concurrency_limit=4, **QUIET
+        )
         self.cancel.click(self._cancel, self.fetching, None, **QUIET)
 
     # Files and text

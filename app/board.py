@@ -45,8 +45,12 @@ TABS = ("train", "evaluate", "chat", "export", "runs", "data")
 """Modules of `app.tabs`, in the order of the page."""
 FRAME_SECONDS = 4.0
 
-QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-"""For every event that answers at once: no flicker, and no public endpoint."""
+QUIET: dict[str, Any] = {"show_progress": "hidden", "show_progress_on": [], "api_visibility": "private"}
+"""For every event that answers at once: no flicker, and no public endpoint.
+
+Nothing to show progress on: gradio would tell each output that ever had an answer how every later event fares, and look
+for each through the whole tree of components, several times an event.
+"""
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,12 @@ from typing import Any
 import gradio as gr
 
 from app import charts, runs
+from app.board import QUIET
 from app.tail import last_lines
 from app.theme import empty, pill, sentence_done, sentence_error, sentence_warning
 from app.watch import Happening, Watch
 from engine.contract import events
 
-QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 BUTTONS = {"resume": "Resume", "clone": "Clone", "evaluate": "Evaluate", "chat": "Chat", "export": "Export"}
 DENSE_BUTTONS = {"details": "All of it", "evaluate": "Evaluate", "chat": "Chat", "export": "Export"}
 LOG_LINES, STORY_LINES = 400, 100
