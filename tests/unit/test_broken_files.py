@@ -213,14 +213,16 @@ def zipped(path: Path, members: dict[str, bytes]) -> Path:
 )  # fmt: skip
 def test_a_member_that_may_not_be_read_is_named(tmp_path, name, text):
     members = {name: b'{"a": 1}\n', "fine.jsonl": b'{"a": 2}\n'}
-    (tmp_path / "a.tar").write_bytes(tarred(members))
-    for path in (zipped(tmp_path / "a.zip", members), tmp_path / "a.tar"):
+    deep = tmp_path / "here" / "below"
+    deep.mkdir(parents=True)
+    (deep / "a.tar").write_bytes(tarred(members))
+    for path in (zipped(deep / "a.zip", members), deep / "a.tar"):
         with pytest.raises(DataError) as caught:
             list(read(path))
         assert text in caught.value.text and path.name in caught.value.text
         skipped: list[DataError] = []
         assert [found.record for found in read(path, skipped)] == [{"a": 2}] and len(skipped) == 1
-    assert [file.name for file in tmp_path.parent.rglob("out.jsonl")] == []
+    assert [file.name for file in tmp_path.rglob("out.jsonl")] == []
 
 
 def test_links_and_devices_in_an_archive_are_never_followed(tmp_path):
