@@ -13,8 +13,9 @@ from app.live import duration
 from data.finding import Level
 from data.models import Card
 from data.registry import Count, Entry
+from engine.contract.adapters import Lora
 from engine.contract.args import TrainArgs
-from engine.contract.methods import Freeze, Lora
+from engine.contract.methods import Freeze
 
 LEVELS: tuple[Level, ...] = ("error", "warning", "note")
 

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from data.models import Card
+from engine.contract.adapters import Lora
 from engine.contract.args import TrainArgs
-from engine.contract.methods import Freeze, Lora
+from engine.contract.methods import Freeze
 
 Shapes = Mapping[str, tuple[int, ...]]
 

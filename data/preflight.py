@@ -19,12 +19,14 @@ from data import files, forecast, models, registry, sets, weights
 from data.models import Card
 from data.render import ChatTemplate, names
 from engine.contract import client, text
+from engine.contract.adapters import Lora
 from engine.contract.args import AnyArgs, DownloadArgs, EvaluateArgs, ExportArgs, MakeArgs, ServeArgs, TrainArgs
 from engine.contract.auto import Facts, resolved
 from engine.contract.errors import BoardError, Problem
 from engine.contract.fields import AUTO
 from engine.contract.machine import machine
-from engine.contract.methods import Freeze, Lora
+from engine.contract.methods import Freeze
+from engine.contract.rules import Here, unmet
 from engine.contract.rundir import ENDED, Run
 
 EVERYWHERE = (Path("/"),)
@@ -144,8 +146,7 @@ def _train(args: TrainArgs, workspace: Path, allowed: Sequence[Path], rows: bool
         yield Problem("data.validation", f"{said} Leave it empty to hold out a share of the rows.")
     yield from _resume(args, workspace)
     yield from _device("compute.device", args.compute.device)
-    if args.model.dtype == "fp16" and not any(_may_have(device) for device in (*DEVICE_FILES, "mps")):
-        yield Problem("model.dtype", "fp16 training needs a GPU, and there is none here. Set it to auto, bf16 or fp32.")
+    yield from unmet(args, Here.of(args.compute.device))
 
 
 def _against(card: Card, args: TrainArgs) -> Iterator[Problem]:

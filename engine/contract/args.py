@@ -8,15 +8,21 @@ from urllib.parse import urlsplit
 
 from pydantic import Discriminator, TypeAdapter
 
+from engine.contract.adapters import Lora
 from engine.contract.dataset import Data
 from engine.contract.download import DownloadArgs
 from engine.contract.errors import Problem
 from engine.contract.fields import AUTO, arg
+from engine.contract.imitation import Sft
+from engine.contract.launching import Launch
 from engine.contract.making import Answer, Endpoint, Pairs, What
-from engine.contract.methods import Lora, Method
+from engine.contract.memory import Compute
+from engine.contract.methods import Method
+from engine.contract.optimiser import Optim
 from engine.contract.root import Args
-from engine.contract.sections import Compute, Device, Dtype, Model, Optim, Record, Resume, Steps
-from engine.contract.tasks import Sft, Task
+from engine.contract.rules import broken
+from engine.contract.sections import Device, Dtype, Model, Record, Resume, Steps
+from engine.contract.tasks import Task
 from engine.contract.vision import Vision
 
 
@@ -41,6 +47,7 @@ class TrainArgs(Args):
     steps: Steps = Steps()
     record: Record = Record()
     compute: Compute = Compute()
+    launch: Launch = Launch()
     resume: Resume = Resume()
     extra: dict[str, Any] = arg(
         {},
@@ -51,36 +58,7 @@ class TrainArgs(Args):
     )
 
     def problems(self) -> Iterator[Problem]:
-        steps = self.steps
-        if steps.global_batch != AUTO:
-            rows = int(steps.global_batch)
-            if rows % steps.batch_size:
-                yield Problem(
-                    "steps.global_batch",
-                    f"{rows} cannot be made of batches of {steps.batch_size} (steps.batch_size). Make it a multiple.",
-                )
-            elif steps.accumulation != AUTO and rows != steps.batch_size * int(steps.accumulation):
-                yield Problem(
-                    "steps.global_batch",
-                    f"{rows} is not {steps.batch_size} (steps.batch_size) x {steps.accumulation} (steps.accumulation). "
-                    "Leave one of accumulation and global batch on auto.",
-                )
-        if self.optim.warmup > 1 and self.optim.warmup != int(self.optim.warmup):
-            yield Problem(
-                "optim.warmup", f"{self.optim.warmup} is neither a share (below 1) nor a whole number of steps."
-            )
-        if self.resume.checkpoint and not self.resume.run:
-            yield Problem("resume.run", "resume.checkpoint is set, but no run that it belongs to. Set resume.run too.")
-        vision = self.vision
-        if not (vision.language or vision.projector or vision.tower):
-            yield Problem(
-                "vision.language", "Nothing would be trained: leave on the language part, projector or tower."
-            )
-        least, most = vision.min_pixels, vision.max_pixels
-        if isinstance(least, int) and isinstance(most, int) and least > most:
-            yield Problem("vision.min_pixels", f"{least} is more than vision.max_pixels ({most}). Lower it.")
-        if self.data.packing and self.task.kind != "sft":
-            yield Problem("data.packing", f"Packing is for sft (task.kind), not for {self.task.kind}. Turn it off.")
+        yield from broken(self)
         yield from self.task.problems()
 
 

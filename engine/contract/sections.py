@@ -1,4 +1,4 @@
-"""The arguments that several kinds of run share: the model, the rows, the steps, what is recorded."""
+"""The arguments that several kinds of run share: the model, the steps, what is recorded, where it goes on."""
 
 from __future__ import annotations
 
@@ -61,63 +61,6 @@ class Model(Section):
         usual="off",
         label="Trust the model's own code",
         to="model.trust_remote_code",
-    )
-
-
-class Optim(Section):
-    """How the weights change."""
-
-    title: ClassVar[str] = "Optimiser"
-
-    learning_rate: float | Auto = arg(
-        AUTO,
-        "Peak learning rate: how far each step moves the weights.",
-        when="Lower it when the loss jumps or answers turn to noise; raise it when the loss hardly falls.",
-        usual="1e-4 to 1e-3 for LoRA, 1e-5 to 1e-4 for freeze and full",
-        to="trainer.learning_rate",
-        basic=True,
-        gt=0,
-        lt=1,
-    )
-    schedule: Literal["linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt"] = arg(
-        "cosine",
-        "How the learning rate falls from its peak to the end.",
-        when="constant when you mean to continue the run later.",
-        usual="cosine or linear",
-        to="trainer.lr_scheduler_type",
-    )
-    warmup: float = arg(
-        0.05,
-        "The start, in which the learning rate climbs: a share of all steps when below 1, else steps.",
-        when="Raise it when the first steps are unstable.",
-        usual="0 to 0.1",
-        to="trainer.warmup_steps",
-        ge=0,
-    )
-    weight_decay: float = arg(
-        0.0,
-        "Pulls weights towards zero.",
-        when="For full training on many rows.",
-        usual="0 to 0.1",
-        to="trainer.weight_decay",
-        ge=0,
-        le=1,
-    )
-    max_grad_norm: float = arg(
-        1.0,
-        "Gradients longer than this are shortened to it.",
-        when="Lower it when the loss spikes.",
-        usual="0.3 to 1",
-        to="trainer.max_grad_norm",
-        gt=0,
-        label="Gradient clipping",
-    )
-    optimiser: Literal["adamw_torch", "adamw_torch_fused", "adafactor", "sgd"] = arg(
-        "adamw_torch",
-        "The rule that turns gradients into steps.",
-        when="adafactor when memory is short: it keeps far less state.",
-        usual="adamw_torch",
-        to="trainer.optim",
     )
 
 
@@ -237,27 +180,6 @@ class Record(Section):
         usual="empty, or one question a line",
         lines=2,
         label="Sample questions",
-    )
-
-
-class Compute(Section):
-    """Where it runs, and what memory is traded for time."""
-
-    title: ClassVar[str] = "Memory and device"
-
-    device: Device = arg(
-        AUTO,
-        "Where it runs; auto takes the accelerator when there is one.",
-        when="cpu to keep a GPU free.",
-        usual="auto",
-    )
-    checkpointing: bool | Auto = arg(
-        AUTO,
-        "Computes activations again instead of keeping them: about a third slower, much less memory.",
-        when="On when memory runs out.",
-        usual="auto: on for models above 1 B parameters",
-        to="trainer.activation_checkpointing",
-        label="Activation checkpointing",
     )
 
 

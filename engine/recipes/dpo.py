@@ -14,7 +14,9 @@ import torch
 from trl import DPOConfig, DPOTrainer
 
 from engine.contract.args import TrainArgs
-from engine.contract.tasks import Dpo
+from engine.contract.preference import Dpo
+from engine.loading import language_model as load  # noqa: F401 (what a recipe offers)
+from engine.recipes.setting import Setting
 from engine.trainer import Recording
 
 Config = DPOConfig
@@ -29,7 +31,7 @@ def settings(args: TrainArgs) -> dict[str, Any]:
     return {"max_length": None, "padding_free": False} | (blend if task.sft_weight else {"loss_type": [task.loss]})
 
 
-def beside(model: Any) -> dict[str, Any]:
+def beside(setting: Setting, model: Any) -> dict[str, Any]:
     """Further keywords of `Task`: the reference that `model` is held to, before any step."""
     if hasattr(model, "peft_config"):
         return {}

@@ -11,6 +11,8 @@ from typing import Any
 from trl import SFTConfig, SFTTrainer
 
 from engine.contract.args import TrainArgs
+from engine.loading import language_model as load  # noqa: F401 (what a recipe offers)
+from engine.recipes.setting import Setting
 from engine.rows import Collate as Collate  # what a recipe offers
 from engine.trainer import Recording
 
@@ -23,7 +25,7 @@ def settings(args: TrainArgs) -> dict[str, Any]:
     return {"packing": False, "padding_free": False, "max_length": None, "loss_type": "nll"}
 
 
-def beside(model: Any) -> dict[str, Any]:
+def beside(setting: Setting, model: Any) -> dict[str, Any]:
     """Further keywords of `Task`."""
     return {}
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from engine.contract import text
+from engine.contract.adapters import Lora
 from engine.contract.args import TrainArgs
 from engine.contract.errors import ArgsError
 from engine.contract.fields import Spec, walk
-from engine.contract.methods import Lora
-from engine.contract.tasks import Sft
+from engine.contract.imitation import Sft
 from engine.upstream import MANAGED, extra, settings
 
 SENT = [spec for spec in walk(TrainArgs) if spec.to]

@@ -86,7 +86,7 @@ def made(workspace: Path) -> Callable[..., Any]:
         trainer = dpo.Task(
             model=model, args=_config(dpo, args, run, Rows(data, data, len(data)), dtype, device), train_dataset=data,
             eval_dataset=data, data_collator=dpo.Collate(0), processing_class=_tokenizer(workspace),
-            **dpo.beside(model),
+            **dpo.beside(None, model),
         )  # fmt: skip
         trainer.record(run, Report(run), Stop(), keep=1)
         return trainer

@@ -8,8 +8,9 @@ import pytest
 
 from data import forecast
 from data.models import Card
+from engine.contract.adapters import Lora
 from engine.contract.args import TrainArgs
-from engine.contract.methods import Freeze, Full, Lora
+from engine.contract.methods import Freeze, Full
 
 HIDDEN, INNER, KEYS, VOCABULARY, LAYERS = 576, 1536, 192, 49152, 30  # SmolLM2-135M
 

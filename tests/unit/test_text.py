@@ -79,7 +79,7 @@ def test_an_argument_of_another_method_says_whose_it_is() -> None:
 
 def test_an_unknown_method_suggests_the_nearest_and_nothing_else() -> None:
     assert refused("method=ful", "method.rank=4") == [
-        "method.kind: `ful` is not one of lora, freeze, full. Did you mean full?"
+        "method.kind: `ful` is not one of lora, full, freeze, oft, ia3, prompt, prefix, expand, tuner. Did you mean full?"
     ]
 
 

@@ -1,0 +1,28 @@
+"""What every task says of itself, for the rules, the rows, the planner and the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+from engine.contract.errors import Problem
+from engine.contract.fields import Section
+
+
+class Learning(Section):
+    """A task. Its class says what it needs; its fields are the user's to choose.
+
+    takes: the kinds of row that it learns from, the usual one first.
+    reference: whether a frozen copy of the model at its start is asked in every step.
+    generates: whether the model writes answers while it is trained.
+    head: what stands on the model: `lm` (the next token), `score` (one number for a text), or `value` (both).
+    """
+
+    takes: ClassVar[tuple[str, ...]] = ()
+    reference: ClassVar[bool] = False
+    generates: ClassVar[bool] = False
+    head: ClassVar[str] = "lm"
+
+    def problems(self) -> Iterator[Problem]:
+        """Rules between the task's own fields."""
+        yield from ()

@@ -1,0 +1,50 @@
+"""What only the loaded model, or its device, can say against the arguments: each check raises with the way out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.contract.args import TrainArgs
+from engine.contract.errors import ArgsError, Problem
+
+
+def steps_left(checkpoint: Path, steps: int) -> None:
+    """The library would take a step too many."""
+    if int(checkpoint.name.removeprefix("step-")) >= steps:
+        said = f"{checkpoint.name} is the end of a run of {steps} steps."
+        hint = "Raise steps.epochs (or steps.max_steps) to train on, or take the checkpoint as it is."
+        raise ArgsError([Problem("resume.checkpoint", f"{said} {hint}")])
+
+
+def length(args: TrainArgs, model: Any) -> None:
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if context and args.data.max_length > context:
+        raise ArgsError(
+            [Problem("data.max_length", f"{args.data.max_length} is more than the model's context of {context}.")]
+        )
+
+
+def packing(model: Any) -> None:
+    """Refuse to pack where rows in one sequence see each other. The model is asked, so it holds for any kernel."""
+    ids = torch.arange(2, 14, device=model.device) % (model.config.get_text_config().vocab_size - 1)
+    first, second = ids[:5], ids[5:]
+    positions = torch.cat([torch.arange(5), torch.arange(7)]).to(model.device)
+    with torch.no_grad():
+        alone = model(input_ids=second[None], use_cache=False).logits[0].float()
+        packed = model(
+            input_ids=torch.cat([first, second])[None], position_ids=positions[None], use_cache=False
+        ).logits[0, 5:]
+    # Contamination moves logits by far more than the rounding of the arithmetic does.
+    if (alone - packed.float()).abs().max() > 0.05 * alone.abs().max():
+        kernel = model.config._attn_implementation
+        raise ArgsError(
+            [
+                Problem(
+                    "data.packing",
+                    f"This model's {kernel} attention does not keep packed rows apart. Turn packing off.",
+                )
+            ]
+        )

@@ -1,0 +1,69 @@
+"""What a training run leaves behind: its facts, its final weights, and its sentence."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.contract.args import TrainArgs
+from engine.contract.machine import machine
+from engine.contract.rundir import Run, write_json
+from engine.report import Report
+from engine.trainer import flush
+
+
+def save(trainer: Any, tokenizer: Any, args: TrainArgs, run: Run, dtype: torch.dtype, beside: Sequence[Path]) -> None:
+    """The final weights under a name of their own, renamed last: `model/` present means success."""
+    partial = run.path / f".model-{os.getpid()}"
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    try:
+        if hasattr(model, "peft_config"):
+            # The base by the user's name for it, not by the folder that it happened to be loaded from.
+            model.peft_config["default"].base_model_name_or_path = args.model.path
+            model.peft_config["default"].revision = args.model.revision or None
+            model.save_pretrained(partial, save_embedding_layers=False)
+        else:
+            model = model.to(dtype)
+            model.config.dtype = dtype
+            model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        for file in beside:
+            shutil.copyfile(file, partial / file.name)
+        flush(partial)
+        partial.rename(run.model_path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def report(trainer: Any, say: Report, seconds: float) -> None:
+    history = trainer.state.log_history
+    losses = [entry["loss"] for entry in history if "loss" in entry]
+    held = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
+    # Single steps are noisy: the ends of the run are its first and last tenth.
+    tenth = max(1, len(losses) // 10)
+    first, last = sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
+    sentence = f"Training loss went from {first:.3f} to {last:.3f} in {trainer.state.global_step} steps"
+    sentence += f"; held-out loss from {held[0]:.3f} to {held[-1]:.3f}." if len(held) > 1 else "."
+    facts = {
+        "first_loss": first, "last_loss": last,
+        "eval_losses": held, "best_eval_loss": min(held, default=None),
+        "steps": trainer.state.global_step, "seconds": seconds, "tokens": trainer.tokens_seen,
+    }  # fmt: skip
+    say.result(sentence, **facts)
+
+
+def write_env(run: Run, args: TrainArgs, folder: Path, model: Any, device: torch.device) -> None:
+    packages = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
+    write_json(run.env_path, {
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+        "system": platform.platform(), "device": device.type, "device_name": machine().device_name,
+        "model_folder": str(folder), "attention": model.config._attn_implementation,
+        "args": args.model_dump(mode="json"),
+    })  # fmt: skip

@@ -1,0 +1,29 @@
+"""Everything that a recipe may ask about the run that it is part of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.contract.args import TrainArgs
+from engine.contract.rundir import Run
+from engine.report import Report, Stop
+from engine.rows import Rows
+
+
+@dataclass(frozen=True)
+class Setting:
+    """args: with every `auto` decided that can be.   folder: the model's files.   dtype: of the arithmetic."""
+
+    args: TrainArgs
+    run: Run
+    report: Report
+    stop: Stop
+    folder: Path
+    tokenizer: Any
+    device: torch.device
+    dtype: torch.dtype
+    rows: Rows
