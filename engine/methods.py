@@ -43,7 +43,7 @@ def lora(model: Any, args: TrainArgs) -> Any:
         exclude_modules=[name for name in linear if part.of(name) not in wanted and (every or _aimed(name, targets))]
         or None,
         modules_to_save=[name for one in bare for name in part.wholes(model, one)] or None,
-        task_type="CAUSAL_LM",
+        task_type=task_type(args),
         **keywords,
     )
     return get_peft_model(model, config)
@@ -67,7 +67,9 @@ def freeze(model: Any, args: TrainArgs) -> Any:
             for name, module in model.named_modules()
             if re.fullmatch(r"(model\.)?(language_model\.|text_model\.)?(norm|ln_f|final_layernorm)", name)
         ]
-        moved.append(model.get_output_embeddings())
+        moved += [head] if (head := model.get_output_embeddings()) is not None else []
+    if args.task.head == "score":  # it starts by chance, so it always learns
+        moved.append(model.score)
     for module in moved:
         module.requires_grad_(True)
     return _in_fp32(model)
@@ -78,6 +80,11 @@ def full(model: Any, args: TrainArgs) -> Any:
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(part.of(name) in wanted)
     return _in_fp32(model)
+
+
+def task_type(args: TrainArgs) -> str:
+    """PEFT's word for what stands on the model; with a score, its head is trained and saved beside the adapter."""
+    return "SEQ_CLS" if args.task.head == "score" else "CAUSAL_LM"
 
 
 METHODS: dict[str, Callable[[Any, TrainArgs], Any]] = {"lora": lora, "freeze": freeze, "full": full}
