@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, get_args
+from typing import Any
 
 import gradio as gr
 
@@ -118,14 +118,13 @@ class Form:
         return {component_id(name, spec): Help(spec.help, spec.when, spec.usual) for spec in walk(root)}
 
     def _of_union(self, path: str) -> list[Spec]:
-        return [spec for spec in self.specs.values() if spec.variant and spec.path.rpartition(".")[0] == path]
+        return [spec for spec in self.specs.values() if spec.variant and spec.union == path]
 
     def _variant_classes(self, spec: Spec) -> list[str]:
-        union = spec.path.rpartition(".")[0]
-        shown = self.specs[f"{union}.kind", ""].default == spec.variant
+        shown = self.specs[f"{spec.union}.kind", ""].default == spec.variant
         return [
-            f"{self.name}-variant-{union}",
-            f"{self.name}-variant-{union}-{spec.variant}",
+            f"{self.name}-variant-{spec.union}",
+            f"{self.name}-variant-{spec.union}-{spec.variant}",
             *([] if shown else ["tb-away"]),
         ]
 
@@ -167,8 +166,7 @@ class Form:
         if spec.type == "list":
             return "\n".join(value)
         if spec.type == "map":
-            plain = _holds_text(self.root, spec.path)
-            return "\n".join(f"{name}={item if plain else _scalar(item)}" for name, item in value.items())
+            return "\n".join(f"{name}={item if spec.texts else _scalar(item)}" for name, item in value.items())
         if value is None or (spec.auto and value == AUTO):
             return ""
         return _number(value) if isinstance(value, float) else str(value)
@@ -178,13 +176,14 @@ class Form:
         held = dict(zip(self._keys, values, strict=True))
         content: dict[str, Any] = {}
         for (path, variant), value in held.items():
-            section, _, name = path.rpartition(".")
-            if variant and held.get((f"{section}.kind", "")) != variant:
+            spec = self.specs[path, variant]
+            if variant and held.get((f"{spec.union}.kind", "")) != variant:
                 continue
+            section, _, name = path.rpartition(".")
             inner = content
             for part in section.split(".") if section else ():
                 inner = inner.setdefault(part, {})
-            inner[name] = self._read(self.specs[path, variant], value)
+            inner[name] = self._read(spec, value)
         return content
 
     def _read(self, spec: Spec, value: Any) -> Any:
@@ -196,7 +195,7 @@ class Form:
         if spec.type == "list":
             return [line.strip() for line in said.splitlines() if line.strip()]
         if spec.type == "map":
-            return _pairs(said, plain=_holds_text(self.root, spec.path))
+            return _pairs(said, plain=spec.texts)
         if spec.type == "text":
             return str(value or "") if spec.lines > 1 else said
         if not said:
@@ -209,9 +208,7 @@ class Form:
         values = []
         for path, variant in self._keys:
             spec = self.specs[path, variant]
-            union = path.rpartition(".")[0]
-            chosen = text.at(content, f"{union}.kind") if variant else ""
-            here = not variant or chosen == variant
+            here = not variant or text.at(content, f"{spec.union}.kind") == variant
             values.append(self.raw(spec, text.at(content, path) if here else spec.default))
         return values
 
@@ -257,9 +254,8 @@ class Form:
         return spec.label if spec else problem.path
 
     def _where(self, path: str, held: Mapping[tuple[str, str], Any]) -> Spec | None:
-        chosen = str(held.get((f"{path.rpartition('.')[0]}.kind", ""), ""))
-        key = (path, chosen) if (path, chosen) in held else (path, "")
-        return self.specs.get(key) if key in held else None
+        keys = [(path, ""), *((path, str(kind)) for (tag, _), kind in held.items() if tag.endswith(".kind"))]
+        return next((self.specs[key] for key in keys if key in held), None)
 
 
 def component_id(name: str, spec: Spec) -> str:
@@ -316,11 +312,3 @@ def _pairs(said: str, *, plain: bool) -> Any:
         return said
     pairs = {name.strip(): value.strip() for name, _, value in (line.partition("=") for line in lines)}
     return pairs if plain else {name: _typed(value) for name, value in pairs.items()}
-
-
-def _holds_text(root: type[Section], path: str) -> bool:
-    """Whether a map's values are text (`dict[str, str]`) and not any value."""
-    section, _, name = path.rpartition(".")
-    for part in section.split(".") if section else ():
-        root = sections(root.model_fields[part].annotation)[0]
-    return get_args(root.model_fields[name].annotation)[-1] is str

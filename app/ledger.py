@@ -95,7 +95,7 @@ def _all(args: AnyArgs) -> list[tuple[str, Any]]:
     content = args.model_dump(mode="json")
     specs = [
         spec for spec in walk(type(args))
-        if not spec.variant or text.at(content, spec.path.rpartition(".")[0] + ".kind") == spec.variant
+        if not spec.variant or text.at(content, f"{spec.union}.kind") == spec.variant
     ]  # fmt: skip
     return [(spec.path, text.at(content, spec.path)) for spec in specs]
 

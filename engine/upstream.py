@@ -33,7 +33,7 @@ def settings(args: Args, config: str) -> dict[str, Any]:
     found = {}
     for spec in walk(type(args)):
         owner, _, name = spec.to.partition(".")
-        tag = at(content, spec.path.rpartition(".")[0] + ".kind")
+        tag = at(content, f"{spec.union}.kind")
         if owner == config and (not spec.variant or spec.variant == tag):
             found[name] = at(content, spec.path)
     return found

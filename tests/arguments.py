@@ -64,7 +64,7 @@ def arguments(draw: st.DrawFn, kind: str = "") -> AnyArgs:
     kind = kind or draw(st.sampled_from(sorted(KINDS)))
     specs = walk(KINDS[kind])
     tags = {spec.path: draw(st.sampled_from(spec.choices)) for spec in specs if spec.path.endswith(".kind")}
-    free = [spec for spec in specs if spec.path not in tags and spec.variant in ("", tags.get(_tag_of(spec)))]
+    free = [spec for spec in specs if spec.path not in tags and spec.variant in ("", tags.get(f"{spec.union}.kind"))]
     wanted = [spec for spec in free if spec.path in ("tuned",)]
     chosen = draw(st.lists(st.sampled_from(free), max_size=8, unique_by=lambda spec: spec.path))
     content: dict[str, Any] = {}
@@ -74,10 +74,6 @@ def arguments(draw: st.DrawFn, kind: str = "") -> AnyArgs:
     args, problems = checked(KINDS[kind], {"kind": kind, **content})
     assert not problems, problems
     return args  # type: ignore[no-any-return]
-
-
-def _tag_of(spec: Spec) -> str:
-    return spec.path.rpartition(".")[0] + ".kind"
 
 
 def put(content: dict[str, Any], path: str, said: Any) -> None:

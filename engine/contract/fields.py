@@ -141,9 +141,11 @@ def tagged(*variants: type[Section]) -> Any:
 class Spec:
     """One argument, as read back from its declaration.
 
-    path is dotted (`method.rank`); variant names the union member that it belongs to (`lora`), or is empty.
+    path is dotted (`method.rank`); variant names the union member that it belongs to (`lora`), or is empty, and union
+    the union itself (`method`), which may lie further up: sections may stand inside a variant.
     type is one of `text int float bool choice list map`; auto tells whether `auto` is allowed beside it, optional
-    whether nothing (`null`) is. low and high are inclusive unless open_low / open_high.
+    whether nothing (`null`) is. low and high are inclusive unless open_low / open_high. texts: whether the values of a
+    map are text, and not any value.
     """
 
     path: str
@@ -167,6 +169,8 @@ class Spec:
     open_high: bool = False
     section: str = ""
     variant: str = ""
+    union: str = ""
+    texts: bool = False
 
     @property
     def name(self) -> str:
@@ -176,21 +180,21 @@ class Spec:
 @cache
 def walk(root: type[Section]) -> tuple[Spec, ...]:
     """Every argument of `root`, in order. A union's tag comes first, as a `choice` named `<path>.kind`."""
-    return tuple(_walk(root, "", "", ""))
+    return tuple(_walk(root, "", "", ("", "")))
 
 
-def _walk(section: type[Section], prefix: str, title: str, variant: str) -> Iterator[Spec]:
+def _walk(section: type[Section], prefix: str, title: str, within: tuple[str, str]) -> Iterator[Spec]:
     for name, field in section.model_fields.items():
         path = f"{prefix}{name}"
         variants = sections(field.annotation, field.metadata)
         if variants and "kind" in variants[0].model_fields:
             yield _tag(path, field, variants)
             for member in variants:
-                yield from _walk(member, f"{path}.", member.title or path, kind(member))
+                yield from _walk(member, f"{path}.", member.title or path, (kind(member), path))
         elif variants:
-            yield from _walk(variants[0], f"{path}.", variants[0].title or path, variant)
+            yield from _walk(variants[0], f"{path}.", variants[0].title or path, within)
         elif name != "kind":
-            yield _spec(path, field, title, variant)
+            yield _spec(path, field, title, within)
 
 
 def sections(annotation: Any, metadata: list[Any] | None = None) -> tuple[type[Section], ...]:
@@ -226,7 +230,7 @@ def _tag(path: str, field: FieldInfo, variants: tuple[type[Section], ...]) -> Sp
     )
 
 
-def _spec(path: str, field: FieldInfo, title: str, variant: str) -> Spec:
+def _spec(path: str, field: FieldInfo, title: str, within: tuple[str, str]) -> Spec:
     extra: dict[str, Any] = dict(field.json_schema_extra or {})  # type: ignore[arg-type]
     parts = _parts(field.annotation)
     auto = any(AUTO in get_args(part) for part in parts if get_origin(part) is Literal)
@@ -255,7 +259,9 @@ def _spec(path: str, field: FieldInfo, title: str, variant: str) -> Spec:
         open_low="gt" in limits,
         open_high="lt" in limits,
         section=title,
-        variant=variant,
+        variant=within[0],
+        union=within[1],
+        texts=any(get_args(part)[-1] is str for part in plain if get_origin(part) is dict),
     )
 
 

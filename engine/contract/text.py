@@ -188,7 +188,7 @@ def _without(content: Any, path: list[str]) -> Any:
 
 
 def _problems(root: type[Args], error: ValidationError, content: Mapping[str, Any]) -> list[Problem]:
-    specs = {spec.path: spec for spec in walk(root)}
+    specs = _specs(root, content)
     found: dict[str, Problem] = {}
     for detail in error.errors(include_url=False):
         if detail["type"] == "rules":
@@ -197,8 +197,25 @@ def _problems(root: type[Args], error: ValidationError, content: Mapping[str, An
             continue
         path = _path(detail["loc"], specs, root)
         if path not in found:
-            found[path] = Problem(path, _sentence(path, detail, specs, content))
+            unknown = detail["type"] == "extra_forbidden"
+            said = _unknown(path, specs, content, root) if unknown else _sentence(path, detail, specs, content, root)
+            found[path] = Problem(path, said)
     return list(found.values())
+
+
+def _specs(root: type[Args], content: Mapping[str, Any]) -> dict[str, Spec]:
+    """Every argument by its path; where several variants have it, that of the variant which `content` chooses."""
+    found: dict[str, Spec] = {}
+    for spec in walk(root):
+        if spec.path not in found or spec.variant == _chosen(content, spec.union):
+            found[spec.path] = spec
+    return found
+
+
+def _chosen(content: Mapping[str, Any], union: str) -> Any:
+    """The tag that `content` says for a union, None where it says none."""
+    said = at(content, union)
+    return said.get("kind") if isinstance(said, Mapping) else said
 
 
 def _path(loc: tuple[int | str, ...], specs: Mapping[str, Spec], root: type[Args]) -> str:
@@ -213,13 +230,13 @@ def _path(loc: tuple[int | str, ...], specs: Mapping[str, Spec], root: type[Args
     return f"{path}.kind" if f"{path}.kind" in specs else path
 
 
-def _sentence(path: str, detail: Any, specs: Mapping[str, Spec], content: Mapping[str, Any]) -> str:
+def _sentence(path: str, detail: Any, specs: Mapping[str, Spec], content: Mapping[str, Any], root: type[Args]) -> str:
     value, kind = detail["input"], detail["type"]
     spec = specs.get(path)
     if inside := [name for name in specs if name.startswith(f"{path}.")]:
         return f"{value!r} is not a group of arguments such as {inside[0]}."
-    if kind == "extra_forbidden" or spec is None:
-        return _unknown(path, specs, content)
+    if spec is None:
+        return _unknown(path, specs, content, root)
     if kind.startswith("union_tag"):
         value = value.get("kind") if isinstance(value, Mapping) else value
         return f"`{value}` is not one of {_listed(spec.choices)}.{_nearest(str(value), spec.choices)}"
@@ -242,14 +259,13 @@ def _sentence(path: str, detail: Any, specs: Mapping[str, Spec], content: Mappin
     return f"{shown} is not {_kind(spec)}."
 
 
-def _unknown(path: str, specs: Mapping[str, Spec], content: Mapping[str, Any]) -> str:
+def _unknown(path: str, specs: Mapping[str, Spec], content: Mapping[str, Any], root: type[Args]) -> str:
     section, _, name = path.rpartition(".")
     here = [p for p in specs if p.rpartition(".")[0] == section]
-    chosen = content.get(section)
-    tag = chosen.get("kind") if isinstance(chosen, Mapping) else chosen
-    for spec in specs.values():
-        if spec.path == path and spec.variant and tag and spec.variant != tag:
-            return f"There is no such argument with {section}: {tag}; it belongs to {section}: {spec.variant}."
+    having = [spec for spec in walk(root) if spec.variant and f"{spec.path}.".startswith(f"{path}.")]
+    if having and (tag := _chosen(content, union := having[0].union)):
+        kinds = _listed(dict.fromkeys(spec.variant for spec in having))
+        return f"There is no such argument with {union}: {tag}; it belongs to {union}: {kinds}."
     everywhere = difflib.get_close_matches(path, specs, n=1, cutoff=0.75)
     elsewhere = [p for p in specs if p.rpartition(".")[2] == name] if name else []
     if not section:
@@ -293,7 +309,7 @@ def changes(args: Args) -> list[tuple[str, Any]]:
     content = args.model_dump(mode="json")
     for spec in walk(type(args)):
         value = at(content, spec.path)
-        if spec.variant and at(content, spec.path.rpartition(".")[0] + ".kind") != spec.variant:
+        if spec.variant and at(content, f"{spec.union}.kind") != spec.variant:
             continue
         if value != spec.default:
             found.append((spec.path, value))
