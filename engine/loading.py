@@ -5,8 +5,13 @@ A recipe takes `language_model` or another function of this module as its `load`
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from data import models
+from engine.contract.errors import ModelError
 from engine.model import model_of
 
 if TYPE_CHECKING:
@@ -23,3 +28,32 @@ def language_model(setting: Setting) -> Any:
         attention=wanted.attention,
         trust_remote_code=wanted.trust_remote_code,
     )
+
+
+def classifier(setting: Setting) -> Any:
+    """A model that gives a text one number: its last token's state through a new head, which begins by chance."""
+    wanted = setting.args.model
+    torch.manual_seed(setting.args.steps.seed)
+    return classifier_of(
+        setting.folder,
+        dtype=setting.dtype,
+        device=setting.device,
+        pad_id=setting.tokenizer.pad_token_id,
+        attention=wanted.attention,
+        trust_remote_code=wanted.trust_remote_code,
+        num_labels=1,
+    )
+
+
+def classifier_of(folder: Path, *, pad_id: int, **wanted: Any) -> Any:
+    """The model in `folder` as one that scores texts; `wanted` as for `engine.model.model_of`.
+
+    pad_id: of its tokenizer; the score is read at the last token that is another. Raises ModelError.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    if models.sees(folder):
+        raise ModelError(f"{folder.name} sees, and a model that scores texts reads text alone.", "Choose another.")
+    model = model_of(folder, kind=AutoModelForSequenceClassification, **wanted)
+    model.config.get_text_config().pad_token_id = pad_id
+    return model

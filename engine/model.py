@@ -76,12 +76,22 @@ def tokenizer_of(folder: Path, template: str = "auto", *, trust_remote_code: boo
 
 
 def model_of(
-    folder: Path, *, dtype: torch.dtype, device: torch.device, attention: str = "auto", trust_remote_code: bool = False
+    folder: Path,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    attention: str = "auto",
+    trust_remote_code: bool = False,
+    kind: Any = None,
+    **own: Any,
 ) -> PreTrainedModel:
-    """The language model in `folder`, with eyes if it has them, in evaluation mode, on `device`. Safetensors only."""
+    """The language model in `folder`, with eyes if it has them, in evaluation mode, on `device`. Safetensors only.
+
+    kind: another of transformers' `AutoModel` classes to load it as, which takes `own`.
+    """
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-    kind = AutoModelForImageTextToText if models.sees(folder) else AutoModelForCausalLM
+    kind = kind or (AutoModelForImageTextToText if models.sees(folder) else AutoModelForCausalLM)
     try:
         model = kind.from_pretrained(
             folder,
@@ -89,6 +99,7 @@ def model_of(
             attn_implementation=_attention(attention, device),
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
+            **own,
         )
     except torch.OutOfMemoryError as problem:
         raise ResourceError(
