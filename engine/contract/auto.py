@@ -10,8 +10,6 @@ from engine.contract.args import TrainArgs
 from engine.contract.fields import AUTO, Auto
 from engine.contract.machine import Machine
 
-# Rows per optimiser step when nobody says: enough to smooth the gradient, few enough to learn from little.
-GLOBAL_BATCH = 4
 CHECKPOINT_ABOVE = 1_000_000_000
 
 
@@ -57,7 +55,7 @@ def accumulation_of(args: TrainArgs, devices: int = 1) -> int:
     steps = args.steps
     if steps.accumulation != AUTO:
         return int(steps.accumulation)
-    wanted = GLOBAL_BATCH if steps.global_batch == AUTO else int(steps.global_batch)
+    wanted = args.task.step_rows if steps.global_batch == AUTO else int(steps.global_batch)
     return max(1, wanted // (steps.batch_size * devices))
 
 

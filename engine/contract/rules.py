@@ -86,6 +86,10 @@ RULES: tuple[Rule, ...] = (
     # Rows
     Rule("data.packing", lambda args: args.data.packing and args.task.kind not in ("sft", "pretrain"),
          "Packing is for sft and pretrain (task.kind), not for {args.task.kind}. Turn it off."),
+    # Reinforcement
+    Rule("method.dropout", lambda args: args.task.steady and getattr(args.method, "dropout", 0.0) > 0,
+         "{args.method.dropout} would blur what {args.task.title} compares: how likely an answer is now, and was when "
+         "it was written. Set it to 0, or choose another task (task.kind)."),
     # Pictures
     Rule("vision.language", lambda args: not (args.vision.language or args.vision.projector or args.vision.tower),
          "Nothing would be trained: leave on the language part, projector or tower."),

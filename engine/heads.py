@@ -1,0 +1,69 @@
+"""Small networks that stand on a language model beside its output layer: what a token, or all before it, is worth.
+
+They belong to the model while it is trained (its optimiser and its device are theirs) and lie in a file of their own
+beside its weights, so that the model itself stays an ordinary one. Knows nothing of what the heads are taught.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from engine.contract.errors import ModelError
+
+FILE = "heads.safetensors"
+
+
+def linear(model: Any) -> nn.Module:
+    """(rows, length, width) -> (rows, length, 1), and 0 for everything before it has learnt."""
+    head = nn.Linear(_width(model), 1)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
+
+
+def deep(width: int, outputs: int) -> nn.Sequential:
+    """(rows, length, width) -> (rows, length, outputs), through a hidden layer as wide as the model; 0 at first."""
+    head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, outputs))
+    nn.init.zeros_(head[2].weight)
+    nn.init.zeros_(head[2].bias)
+    return head
+
+
+def attach(model: Any, **heads: nn.Module) -> None:
+    """Puts `heads` on `model`, in fp32; `heads_of(model)` gives them back by name."""
+    device = model.get_output_embeddings().weight.device
+    model.heads = nn.ModuleDict({name: head.to(device, torch.float32) for name, head in heads.items()})
+    if not hasattr(model, "peft_config"):  # an adapter is saved without them anyway
+        named = {f"heads.{name}" for name in model.heads.state_dict()}
+        model._keys_to_ignore_on_save = {*(model._keys_to_ignore_on_save or ()), *named}
+
+
+def heads_of(model: Any) -> nn.ModuleDict:
+    found: nn.ModuleDict = model.heads
+    return found
+
+
+def save(model: Any, folder: Path) -> None:
+    save_file({name: value.detach().cpu().contiguous() for name, value in heads_of(model).state_dict().items()},
+              folder / FILE)  # fmt: skip
+
+
+def load(model: Any, folder: Path) -> None:
+    """The heads of `model` as they lie in `folder`. Raises ModelError when they are missing or of another model."""
+    if not (folder / FILE).is_file():
+        raise ModelError(f"{folder.name} has no {FILE}.", "Go on from a checkpoint of a run of the same task.")
+    try:
+        heads_of(model).load_state_dict(load_file(folder / FILE))
+    except RuntimeError as problem:
+        raise ModelError(
+            f"The heads in {folder.name} do not fit this model.", "Choose the base that they were trained on."
+        ) from problem
+
+
+def _width(model: Any) -> int:
+    return int(model.config.get_text_config().hidden_size)
