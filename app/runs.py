@@ -202,7 +202,9 @@ def start_training(workspace: Path, args: TrainArgs, *, rows: int = 0, allowed: 
     facts = auto.Facts(machine.machine(), _parameters(workspace, args, allowed), rows)
     args = auto.resolved(preflight.grounded(args, workspace), facts)
     label = args.name or f"{args.task.kind}-{args.model.path.rstrip('/').rpartition('/')[2]}"
-    return starter.start(workspace, label, text.dump(args), devices=machine.device_ids(args.compute.device))
+    return starter.start(
+        workspace, label, text.dump(args), devices=machine.device_ids(args.compute.device, args.launch.devices)
+    )
 
 
 def start(workspace: Path, args: AnyArgs, label: str, *, allowed: Sequence[Path] = ()) -> Run:

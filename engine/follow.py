@@ -50,7 +50,9 @@ def devices(args: AnyArgs) -> list[str]:
     """The devices that a run queues for; none for one that only talks to a server."""
     if isinstance(args, MakeArgs | DownloadArgs):
         return []
-    return device_ids(args.compute.device if isinstance(args, TrainArgs) else args.device)
+    if isinstance(args, TrainArgs):
+        return device_ids(args.compute.device, args.launch.devices)
+    return device_ids(args.device)
 
 
 def label(args: AnyArgs) -> str:

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from engine.contract.events import (
@@ -44,6 +44,7 @@ class Stop:
     def __init__(self) -> None:
         self.asked = False
         self._deferred = 0
+        self._told: list[Callable[[], object]] = []
 
     def listen(self, *, watch_stdin: bool) -> None:
         signal.signal(signal.SIGTERM, self._on_signal)
@@ -59,6 +60,12 @@ class Stop:
         finally:
             self._deferred -= 1
 
+    def on_ask(self, tell: Callable[[], object]) -> None:
+        """Have `tell` called when a stop is asked for; at once when it was."""
+        self._told.append(tell)
+        if self.asked:
+            tell()
+
     def check(self) -> None:
         """Raise Stopped if it was asked for."""
         if self.asked:
@@ -66,6 +73,8 @@ class Stop:
 
     def _on_signal(self, *_: object) -> None:
         self.asked = True
+        for tell in self._told:
+            tell()
         if not self._deferred:
             raise Stopped
 

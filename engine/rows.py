@@ -32,6 +32,7 @@ from data.render import ChatTemplate
 from data.store import Changed, Kept, Store
 from data.survey import unreadable
 from data.tokens import TextTokenizer
+from engine import ranks
 from engine.contract.args import TrainArgs
 from engine.contract.errors import DataError
 from engine.contract.machine import machine
@@ -57,6 +58,13 @@ class Rows:
     trained_rows: int
     kept: tuple[Kept, ...] = ()
 
+    @property
+    def weighed(self) -> bool:
+        """Whether some turn weighs otherwise than 1."""
+        return "weights" in self.train.column_names and any(
+            len(chunk.values) for chunk in self.train.data.column("weights").chunks
+        )
+
 
 def rows_of(args: TrainArgs, folder: Path, run: Run, report: Report, sight: Sight | None = None) -> Rows:
     """The run's rows; what became of them is reported, and what is held out is written down for Evaluate."""
@@ -65,7 +73,8 @@ def rows_of(args: TrainArgs, folder: Path, run: Run, report: Report, sight: Sigh
         report.warn(finding.text, finding.hint)
     work = Preparation(args, folder, run, report, sight)
     train = work.prepared("train")
-    work.write_down(train)
+    if ranks.leads_here():
+        work.write_down(train)
     if not train.report.examples:
         raise DataError(
             "No row has a token to train on.", "Raise data.max_length, or look at the rows: are there answers?"
@@ -134,10 +143,10 @@ class Preparation:
         if not self.args.data.packing:
             return kept
         capacity = self.args.data.max_length
-        ids, labels = kept.column("input_ids"), kept.column("labels")
+        ids, labels, weights = (kept.column(name) for name in ("input_ids", "labels", "weights"))
         return self.store.open(
             self.store.key(packed=kept.folder.name, capacity=capacity),
-            lambda done: sequences(ids, labels, ids.lengths, capacity, done),
+            lambda done: sequences(ids, labels, weights, ids.lengths, capacity, done),
         )
 
     def _matters(self, which: str) -> dict[str, Any]:
@@ -212,13 +221,14 @@ def _write(rows: Sequence[Row], path: Path) -> None:
 class Collate:
     """Rows to a batch: (rows, longest) int64 tensors, padded on the right with `pad_id`, labels with -100.
 
+    Where a turn weighs otherwise than 1, there is a tensor of `weights` (float32) too.
     A packed row brings position ids that restart at each row in it. It goes without an attention mask: transformers'
     mask code reads the borders from the positions, and only where there is no mask. Padding counts as rows of its own.
     """
 
     pad_id: int
 
-    def __call__(self, examples: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         longest = max(len(example["input_ids"]) for example in examples)
         filling = {"input_ids": self.pad_id, "labels": -100, "position_ids": 0}
         batch = {
@@ -229,4 +239,10 @@ class Collate:
         if "position_ids" not in batch:
             lengths = torch.tensor([len(example["input_ids"]) for example in examples])
             batch["attention_mask"] = (torch.arange(longest)[None] < lengths[:, None]).long()
+        if any(example.get("weights") for example in examples):
+            batch["weights"] = torch.ones(len(examples), longest)
+            for row, example in enumerate(examples):
+                said = iter(example["weights"])
+                for first, last, weight in zip(said, said, said, strict=True):
+                    batch["weights"][row, int(first) : int(last)] = weight
         return batch

@@ -10,13 +10,14 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import Trainer, TrainerCallback
 
+from engine import ranks
 from engine.contract.errors import BoardError
 from engine.contract.rundir import Run
 from engine.picture import draw
@@ -37,7 +38,7 @@ class Recording:
         "mean_token_accuracy": "accuracy",
     }
 
-    def weight(self, batch: dict[str, Any]) -> int:
+    def weight(self, batch: dict[str, Any]) -> float:
         """What a batch counts in an average over batches: here, its trained tokens."""
         return int((batch["labels"][:, 1:] != -100).sum())
 
@@ -54,7 +55,7 @@ class Recording:
         """keep: checkpoints.   samples: questions, each with the text that asks it.   beside: files for checkpoints."""
         self.run, self.report, self.stop, self.keep = run, report, stop, keep
         self.samples, self.beside = samples, beside
-        self.tokens_seen, self.tokens_logged, self.logged_at = 0, 0, time.monotonic()
+        self.tokens_seen, self.tokens_logged, self.logged_at = 0, 0.0, time.monotonic()
         self.broken_steps, self.broken_since = 0, 0
         self.add_callback(Watch(self))
 
@@ -74,12 +75,12 @@ class Recording:
         if "eval_loss" in logs:
             kept = {f"eval_{theirs}": f"eval/{ours}" for theirs, ours in self.NAMES.items()}
             return {kept[name]: float(value) for name, value in logs.items() if name in kept}
-        now = time.monotonic()
-        speed = (self.tokens_seen - self.tokens_logged) / max(now - self.logged_at, 1e-9)
-        self.tokens_logged, self.logged_at = self.tokens_seen, now
+        now, seen = time.monotonic(), ranks.total(self.tokens_seen)
+        speed = (seen - self.tokens_logged) / max(now - self.logged_at, 1e-9)
+        self.tokens_logged, self.logged_at = seen, now
         found = {f"train/{ours}": float(logs[theirs]) for theirs, ours in self.NAMES.items() if theirs in logs}
         return found | {
-            "train/tokens_per_second": speed, "train/tokens": float(self.tokens_seen),
+            "train/tokens_per_second": speed, "train/tokens": seen,
             "memory/peak_gb": peak_memory() / 1e9,
         }  # fmt: skip
 
@@ -115,16 +116,17 @@ class Recording:
         (The library averages over batches, so its figure moves with the batch size.)
         """
         self.report.phase("evaluating")
-        started, total, weights = time.monotonic(), 0.0, list[int]()
+        started, total, weights, stopped = time.monotonic(), 0.0, list[float](), False
         self.model.eval()
-        for batch in self.get_eval_dataloader(eval_dataset):
-            weights.append(self.weight(batch))
+        for batch, counts in self._held_out(eval_dataset):
+            weights.append(self.weight(batch) if counts else 0)
             loss, _, _ = self.prediction_step(self.model, batch, prediction_loss_only=True)
             total += float(loss) * weights[-1]
-            if self.stop.asked:
+            if stopped := ranks.any_of(self.stop.asked):
                 break
+        total, *weights = ranks.totals([total, *weights])
         count = sum(weights)
-        metrics = {f"{metric_key_prefix}_loss": total / count} if count and not self.stop.asked else {}
+        metrics = {f"{metric_key_prefix}_loss": total / count} if count and not stopped else {}
         if metrics:
             for name, values in self._metrics["eval"].items():
                 if len(values) == len(weights):
@@ -137,6 +139,20 @@ class Recording:
         # Time spent here is not training time: it would dent the curve of tokens per second.
         self.logged_at += time.monotonic() - started
         return metrics
+
+    def _held_out(self, dataset: Any = None) -> Iterator[tuple[dict[str, Any], bool]]:
+        """This process's batches of the held-out rows. As every process goes through the model as often as the others,
+        one that has fewer sees its last batch again, which then does not count."""
+        if not ranks.joined():
+            yield from ((batch, True) for batch in self.get_eval_dataloader(dataset))
+            return
+        rows = self.eval_dataset if dataset is None else dataset
+        own = range(ranks.rank(), len(rows), ranks.count())
+        size = self.args.per_device_eval_batch_size
+        for batch in range(math.ceil(math.ceil(len(rows) / ranks.count()) / size)):
+            counting = own[batch * size : (batch + 1) * size]
+            chosen = counting or own[-1:] or range(1)
+            yield self._prepare_inputs(self.data_collator([rows[index] for index in chosen])), bool(counting)
 
     def _show_samples(self) -> None:
         """The model's greedy answers to the user's own questions. Leaves the state of chance as it was."""
@@ -154,23 +170,30 @@ class Recording:
         self.report.phase("saving")
         step = self.state.global_step
         partial = Path(self.args.output_dir)
-        shutil.rmtree(partial, ignore_errors=True)
+        with ranks.one_first():
+            shutil.rmtree(partial, ignore_errors=True)
         try:
             Trainer._save_checkpoint(self, model, trial)
-            written = partial / f"checkpoint-{step}"
-            for file in self.beside:
-                shutil.copyfile(file, written / file.name)
-            flush(written)
-            final = self.run.checkpoints_path / f"step-{step}"
-            shutil.rmtree(final, ignore_errors=True)
-            written.rename(final)
+            ranks.wait()
+            if ranks.leads():
+                self._keep(partial / f"checkpoint-{step}", step)
+            ranks.wait()
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+        self.report.checkpoint(step, f"checkpoints/step-{step}")
+        if ranks.leads():
+            draw(self.run)
+        self.report.phase("training")
+
+    def _keep(self, written: Path, step: int) -> None:
+        for file in self.beside:
+            shutil.copyfile(file, written / file.name)
+        flush(written)
+        final = self.run.checkpoints_path / f"step-{step}"
+        shutil.rmtree(final, ignore_errors=True)
+        written.rename(final)
         for _, old in self.run.checkpoints()[: -self.keep]:
             shutil.rmtree(old)
-        self.report.checkpoint(step, f"checkpoints/step-{step}")
-        draw(self.run)
-        self.report.phase("training")
 
 
 class Watch(TrainerCallback):
@@ -188,7 +211,7 @@ class Watch(TrainerCallback):
         done = state.global_step - first
         left = (time.monotonic() - began) / done * (state.max_steps - state.global_step) if done else None
         self.trainer.report.progress(state.global_step, state.max_steps, left)
-        if self.trainer.stop.asked:
+        if ranks.any_of(self.trainer.stop.asked):
             control.should_save = state.global_step > 0
             control.should_evaluate = False
             control.should_training_stop = True

@@ -11,7 +11,9 @@ import sys
 import traceback
 from pathlib import Path
 
+from engine import launch, ranks
 from engine.contract import rundir, text
+from engine.contract.args import TrainArgs
 from engine.contract.errors import BoardError
 from engine.report import Report, Stop, Stopped
 from engine.supervise import DISK_FULL, FAILED, MUTE, STOPPED
@@ -33,14 +35,21 @@ def work(folder: Path) -> int:
     """Do the run in `folder`; returns the exit code that the supervisor understands."""
     run = rundir.Run(folder.resolve())
     _settle(run.workspace)
-    stop, report = Stop(), Report(run)
+    if ranks.joined():
+        ranks.settle(run.rank_log_path(ranks.rank()))
+    stop, report = Stop(), Report(run, lead=ranks.leads())
     try:
         stop.listen(watch_stdin=not sys.stdin.isatty())
         report.phase("loading")
         args = text.load(run.args_path)
+        if isinstance(args, TrainArgs) and args.launch.everywhere > 1 and not ranks.joined():
+            return launch.ranks(args, run, report, stop)
         importlib.import_module(KINDS[args.kind]).run(args, run, report, stop)
     except Stopped:
         print("Stopped.", flush=True)
+        if ranks.joined():
+            ranks.leave(STOPPED)
+            return 0  # the launcher would take any other code for a failure, and end the others
         return STOPPED
     except BoardError as problem:
         return _failed(report, problem.text, problem.hint)
@@ -49,10 +58,15 @@ def work(folder: Path) -> int:
             traceback.print_exc()
         sentence, hint = _of_the_machine(problem) or (f"{type(problem).__name__}: {problem}", BUG)
         return _failed(report, sentence, hint, bug=hint is BUG)
+    if ranks.joined():
+        ranks.leave(0)
     return 0
 
 
 def _failed(report: Report, sentence: str, hint: str, *, bug: bool = False) -> int:
+    if ranks.joined():
+        ranks.leave(FAILED, sentence, hint, bug)  # it is told once all are dead
+        return FAILED
     try:
         report.failure(sentence, hint, bug=bug)
     except OSError:

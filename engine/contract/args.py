@@ -60,6 +60,7 @@ class TrainArgs(Args):
     def problems(self) -> Iterator[Problem]:
         yield from broken(self)
         yield from self.task.problems()
+        yield from self.launch.problems()
 
 
 class EvaluateArgs(Args):

@@ -10,6 +10,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -35,10 +36,10 @@ def machine() -> Machine:
     return Machine(device, name, cores, True)
 
 
-def device_ids(wanted: str) -> tuple[str, ...]:
-    """The names of the device locks that a run needs: `cpu`, or the accelerator's first device."""
+def device_ids(wanted: str, numbers: Sequence[str] = ()) -> tuple[str, ...]:
+    """The names of the device locks that a run needs: `cpu`, or the accelerator's devices of these numbers."""
     device = machine().device if wanted == "auto" else wanted
-    return ("cpu",) if device == "cpu" else (f"{device}-0",)
+    return ("cpu",) if device == "cpu" else tuple(f"{device}-{int(number)}" for number in numbers or ("0",))
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,10 @@ class Run:
     def log_path(self) -> Path:
         return self.path / "log.txt"
 
+    def rank_log_path(self, rank: int) -> Path:
+        """The log of one process among several; the first writes into the run's own."""
+        return self.path / "logs" / f"process-{rank}.txt" if rank else self.log_path
+
     @property
     def picture_path(self) -> Path:
         return self.path / "loss.png"

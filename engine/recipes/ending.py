@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from engine import ranks, sharing
 from engine.contract.args import TrainArgs
 from engine.contract.machine import machine
 from engine.contract.rundir import Run, write_json
@@ -23,16 +24,19 @@ def save(trainer: Any, tokenizer: Any, args: TrainArgs, run: Run, dtype: torch.d
     """The final weights under a name of their own, renamed last: `model/` present means success."""
     partial = run.path / f".model-{os.getpid()}"
     model = trainer.accelerator.unwrap_model(trainer.model)
+    whole = sharing.gathered(trainer, args)
+    if not ranks.leads():
+        return
     try:
         if hasattr(model, "peft_config"):
             # The base by the user's name for it, not by the folder that it happened to be loaded from.
             model.peft_config["default"].base_model_name_or_path = args.model.path
             model.peft_config["default"].revision = args.model.revision or None
-            model.save_pretrained(partial, save_embedding_layers=False)
+            model.save_pretrained(partial, save_embedding_layers=False, **whole)
         else:
-            model = model.to(dtype)
+            model = model if whole else model.to(dtype)
             model.config.dtype = dtype
-            model.save_pretrained(partial)
+            model.save_pretrained(partial, **whole)
         tokenizer.save_pretrained(partial)
         for file in beside:
             shutil.copyfile(file, partial / file.name)

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from transformers import TrainerCallback, set_seed
 
 from data import models
 from data.render import ChatTemplate
-from engine import methods
+from engine import methods, ranks, sharing
 from engine.contract.args import TrainArgs
 from engine.contract.auto import Facts, resolved, total_steps
 from engine.contract.errors import ArgsError, ModelError, Problem
@@ -43,9 +44,12 @@ def run(args: TrainArgs, run: Run, report: Report, stop: Stop) -> None:
     if refused := list(unmet(args, Here(device.type))):
         raise ArgsError(refused)
     dtype = dtype_of(args.model.dtype, device)
+    if ranks.joined():
+        PartialState(cpu=device.type == "cpu")
     checkpoint = _checkpoint_to_resume(args, run)
     consent = args.model.trust_remote_code
-    folder = folder_of(args.model.path, run.workspace, args.model.revision, code=consent, say=report.note)
+    with ranks.one_first():
+        folder = folder_of(args.model.path, run.workspace, args.model.revision, code=consent, say=report.note)
     tokenizer = tokenizer_of(folder, args.model.template, trust_remote_code=args.model.trust_remote_code)
 
     sight = Sight.of(folder, args.vision, run.workspace / "cache" / "pictures")
@@ -53,8 +57,9 @@ def run(args: TrainArgs, run: Run, report: Report, stop: Stop) -> None:
         raise ArgsError([Problem("data.packing", "Rows of a model that sees are not packed. Turn packing off.")])
 
     report.phase("preparing")
-    rows = rows_of(args, folder, run, report, sight)
-    facts = Facts(machine(), models.card(folder).parameters, rows=len(rows.train))
+    with ranks.one_first():
+        rows = rows_of(args, folder, run, report, sight)
+    facts = Facts(machine(), models.card(folder).parameters, len(rows.train), args.launch.replicas)
     args = resolved(args, facts)
     if checkpoint:
         checks.steps_left(checkpoint, total_steps(args, facts))
@@ -74,7 +79,8 @@ def run(args: TrainArgs, run: Run, report: Report, stop: Stop) -> None:
         trained=moved,
         parameters=total,
     )
-    ending.write_env(run, args, folder, model, device)
+    if ranks.leads():
+        ending.write_env(run, args, folder, model, device)
 
     collate = recipe.Collate(tokenizer.pad_token_id)
     trainer = recipe.Task(
@@ -94,14 +100,14 @@ def run(args: TrainArgs, run: Run, report: Report, stop: Stop) -> None:
     started = time.monotonic()
     with stop.deferred():
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        draw(run)
-        if stop.asked:
+        if ranks.leads():
+            draw(run)
+        if ranks.any_of(stop.asked):
             raise Stopped
         trainer.check_numbers()
         report.phase("saving")
         kept = own_dtype if args.model.dtype != "fp32" else torch.float32
         ending.save(trainer, tokenizer, args, run, kept, beside)
-        draw(run)
     ending.report(trainer, report, time.monotonic() - started)
 
 
@@ -125,6 +131,7 @@ def _config(recipe: Any, args: TrainArgs, run: Run, rows: Rows, dtype: torch.dty
     keywords = {
         **settings(args, "trainer"),
         **recipe.settings(args),
+        **sharing.settings(args),
         "output_dir": str(run.checkpoints_path / PARTIAL),
         "max_steps": args.steps.max_steps or -1,
         "per_device_eval_batch_size": args.steps.batch_size,

@@ -1,0 +1,69 @@
+"""What each process holds of a model that several train: our words for it to the trainer's.
+
+DDP, FSDP2, DeepSpeed and the parallel axes are accelerate's and the Trainer's; here they are asked for. Starts nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engine import ranks
+from engine.contract.args import TrainArgs
+
+
+def settings(args: TrainArgs) -> dict[str, Any]:
+    """Keywords of the trainer's configuration; none for a run of one process."""
+    launch = args.launch
+    if not ranks.joined():
+        return {}
+    found: dict[str, Any] = {"ddp_find_unused_parameters": False}
+    if launch.strategy == "fsdp":
+        found |= {"fsdp": True, "fsdp_config": _fsdp(args)}
+    elif launch.strategy != "ddp":
+        found["deepspeed"] = deepspeed(args)
+    if launch.together > 1:
+        found["parallelism_config"] = _axes(args)
+    return found
+
+
+def gathered(trainer: Any, args: TrainArgs) -> dict[str, Any]:
+    """`{"state_dict": ...}` with all weights in main memory, when no process holds them all; asked by every process."""
+    if not (ranks.joined() and args.launch.shards):
+        return {}
+    return {"state_dict": trainer.accelerator.get_state_dict(trainer.model_wrapped)}
+
+
+def _fsdp(args: TrainArgs) -> dict[str, Any]:
+    return {
+        "version": 2, "reshard_after_forward": True, "cpu_offload": args.launch.offload,
+        "auto_wrap_policy": "TRANSFORMER_BASED_WRAP", "state_dict_type": "SHARDED_STATE_DICT",
+        "activation_checkpointing": False,
+    }  # fmt: skip
+
+
+def deepspeed(args: TrainArgs) -> dict[str, Any]:
+    """DeepSpeed's configuration for ZeRO-2 or ZeRO-3 (Rajbhandari et al., 2020); `auto` is filled in by the trainer."""
+    stage = int(args.launch.strategy[-1])
+    away = {"device": "cpu", "pin_memory": True} if args.launch.offload else {"device": "none"}
+    zero: dict[str, Any] = {"stage": stage, "overlap_comm": True, "contiguous_gradients": True,
+                            "offload_optimizer": away}  # fmt: skip
+    if stage == 3:
+        zero |= {"offload_param": away, "stage3_gather_16bit_weights_on_model_save": True}
+    plain = {"train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping"}
+    return {
+        "zero_optimization": zero, "bf16": {"enabled": "auto"}, "fp16": {"enabled": "auto"},
+        "zero_allow_untested_optimizer": True, **dict.fromkeys(sorted(plain), "auto"),
+    }  # fmt: skip
+
+
+def _axes(args: TrainArgs) -> Any:
+    """accelerate's parallel axes; what is left of the processes shares out rows and weights."""
+    from accelerate.parallelism_config import ParallelismConfig
+
+    launch = args.launch
+    rest = {"dp_shard_size" if launch.strategy == "fsdp" else "dp_replicate_size": launch.replicas}
+    ways: dict[str, Any] = {"tp_size": launch.tensor_parallel, "cp_size": launch.context_parallel,
+                            "sp_size": launch.sequence_parallel}  # fmt: skip
+    if launch.sequence_parallel > 1:
+        ways["sp_backend"] = "deepspeed"
+    return ParallelismConfig(**rest, **{name: size for name, size in ways.items() if size > 1})
