@@ -22,6 +22,7 @@ import torch
 from datasets import Dataset, concatenate_datasets
 
 from data import sets
+from data.asked import Asked
 from data.batches import Batch, batches, workers_for
 from data.conversation import Row
 from data.outcome import Report as Outcome
@@ -68,8 +69,7 @@ class Rows:
 
 def rows_of(args: TrainArgs, folder: Path, run: Run, report: Report, sight: Sight | None = None) -> Rows:
     """The run's rows; what became of them is reported, and what is held out is written down for Evaluate."""
-    names = [*args.data.train, *args.data.validation]
-    for finding in unreadable(sets.entries(args, names, run.workspace, sets.EVERYWHERE)):
+    for finding in unreadable(sets.entries(args, sets.named(args), run.workspace, sets.EVERYWHERE)):
         report.warn(finding.text, finding.hint)
     work = Preparation(args, folder, run, report, sight)
     train = work.prepared("train")
@@ -152,19 +152,19 @@ class Preparation:
     def _matters(self, which: str) -> dict[str, Any]:
         """All that decides on the tokens of a set, as text and numbers."""
         args, template = self.args, self.maker.template
-        named = [*args.data.train, *args.data.validation]
         written = template.source + (template.tool_source or "")
         return {
             "which": which,
             "made as": type(self.maker).__name__,
             "options": args.data.model_dump(mode="json", exclude={"workers", "packing"}),
+            "task": {name: getattr(args.task, name) for name in args.task.decides},
             "seed": args.steps.seed,
             "data": [
                 [
                     entry.model_dump(mode="json", exclude=UNREAD),
                     *map(self.store.digest, (entry.path, entry.patch)),
                 ]
-                for entry in sets.entries(args, named, self.run.workspace, sets.EVERYWHERE)
+                for entry in sets.entries(args, sets.named(args), self.run.workspace, sets.EVERYWHERE)
             ],
             "tokenizer": [self.store.digest(self.folder / name) for name in TOKENIZER_FILES],
             "sight": [args.vision.model_dump(mode="json"), *map(self.store.digest, self.sight.files)]
@@ -193,9 +193,15 @@ class Preparation:
 
 def maker_of(
     args: TrainArgs, template: ChatTemplate, tokenizer: TextTokenizer, sight: Sight | None = None
-) -> Examples | Pairs:
+) -> Examples | Pairs | Asked:
     """What turns rows into examples for the task of `args`."""
-    data = args.data
+    data, task = args.data, args.task
+    if task.generates:
+        room = data.max_length - task.max_new_tokens
+        return Asked(
+            template, tokenizer, max_length=room, thoughts=data.thoughts, skip=data.bad_rows == "skip",
+            right=task.rewards.column, compares=task.rewards.compares,
+        )  # fmt: skip
     options: dict[str, Any] = {
         "max_length": data.max_length, "cut": data.cut, "thoughts": data.thoughts, "skip": data.bad_rows == "skip"
     }  # fmt: skip
