@@ -72,20 +72,21 @@ def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
 
 
 def _here(chunks: Iterable[Sequence[Row]], maker: Maker) -> Iterator[Batch]:
-    # The tokenizer's threads leave Python's lock to the rendering of the next rows.
-    waiting: deque[tuple[Any, Any]] = deque()
+    # The tokenizer's threads leave Python's lock to all else. What the one that waits for them does under the lock is
+    # as little as can be: while it waits for the lock, those threads have nothing to do.
+    waiting: deque[tuple[Any, list[str], Future[Any]]] = deque()
     with ThreadPoolExecutor(1) as thread:
         for chunk in chunks:
             rendered, texts = maker.render(chunk)
-            waiting.append((rendered, thread.submit(maker.tokenizer.encode_batch, texts)))
+            waiting.append((rendered, texts, thread.submit(maker.tokenizer.split, texts)))
             if len(waiting) > AHEAD:
                 yield _finished(maker, *waiting.popleft())
         while waiting:
             yield _finished(maker, *waiting.popleft())
 
 
-def _finished(maker: Maker, rendered: Any, coming: Future[list[Encoded]]) -> Batch:
-    return maker.finish(rendered, coming.result())
+def _finished(maker: Maker, rendered: Any, texts: list[str], coming: Future[Any]) -> Batch:
+    return maker.finish(rendered, maker.tokenizer.placed(texts, coming.result()))
 
 
 def _in_processes(chunks: Iterable[Sequence[Row]], maker: Maker, workers: int) -> Iterator[Batch]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import AddedToken, Encoding, Tokenizer
 
 from data.encoded import Encoded as Encoded
 from data.encoded import Offsets as Offsets
@@ -63,16 +63,19 @@ class TextTokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[Encoded]:
         """As `encode`, for many texts on all cores."""
-        if self._spelling is None:
-            return self._followed(texts)
-        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        found = self._spelling.read(texts, [encoding.ids for encoding in encodings])
-        rest = iter(self._followed([text for text, one in zip(texts, found, strict=True) if one is None]))
-        return [next(rest) if one is None else one for one in found]
+        return self.placed(texts, self.split(texts))
 
-    def _followed(self, texts: Sequence[str]) -> list[Encoded]:
-        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        return [Encoded(encoding, len(text)) for encoding, text in zip(encodings, texts, strict=True)]
+    def split(self, texts: Sequence[str]) -> list[Encoding]:
+        """The first step of `encode_batch`, which takes nearly all of its time and leaves Python's lock to others."""
+        follow = self._tokenizer.encode_batch if self._spelling is None else self._tokenizer.encode_batch_fast
+        return follow(list(texts), add_special_tokens=False)
+
+    def placed(self, texts: Sequence[str], encodings: list[Encoding]) -> list[Encoded]:
+        """The second step, with what the first one gave for the same texts."""
+        if self._spelling is None:
+            return [Encoded(encoding, len(text)) for encoding, text in zip(encodings, texts, strict=True)]
+        found = self._spelling.read(texts, [encoding.ids for encoding in encodings])
+        return [self.encode(text) if one is None else one for one, text in zip(found, texts, strict=True)]
 
     @cached_property
     def _spelling(self) -> Spelling | None:
