@@ -130,7 +130,9 @@ def _checks(found: Forecast) -> str:
     if found.args.model.template == "auto" and found.card and found.card.template == "own":
         good.append("The chat template is the model's own.")
     if rows and rows.used:
-        if not wrong & {"open", "open_earlier", "stop"}:
+        if found.args.task.generates:
+            good.append("The rows ask, and the model writes the answers.")
+        elif not wrong & {"open", "open_earlier", "stop"}:
             good.append("The end of each answer is trained.")
         if not rows.cut:
             good.append(f"No row is cut; the longest has {rows.longest:,} tokens.")

@@ -30,6 +30,7 @@ KINDS = {
     "open": "whose answer has no end", "open_earlier": "whose earlier answers have no end",
     "stop": "that end elsewhere", "foreign": "not in the model's own form", "double_bos": "that begin twice",
     "special": "with special tokens in the text", "unknown": "with unknown tokens", "cut": "that are cut",
+    "crowded": "that leave no room for an answer",
     "divided": "that are divided", "leakage": "on both sides",
 }  # fmt: skip
 LOST = {"turns": "the oldest turns", "prompt": "the start of the question", "answer": "the end of the answer",
@@ -84,6 +85,7 @@ def page(
 
 
 def _shown(rows: Sequence[Row], args: TrainArgs, folder: Path, roots: Sequence[Path]) -> str:
+    args = fitness.meant(args)
     subject = fitness.subject(folder, args.model.template)
     return "".join(_row(row, subject, args) + gallery.of(row.messages, roots) for row in rows)
 
@@ -94,6 +96,7 @@ def _row(row: Row, subject: Subject, args: TrainArgs) -> str:
         why = f"This row is of another kind, {fitness.KINDS[row.kind]}; {args.task.title} does not learn from it."
         return _figure(name, f'<p class="tb-muted">{escape(why)}</p>')
     try:
+        row = fitness.read(row, args)
         views = fitness.viewed(row, subject, args.data)
         left = fitness.cut(row, views, subject, args.data)
     except DataError as problem:
@@ -103,17 +106,20 @@ def _row(row: Row, subject: Subject, args: TrainArgs) -> str:
     titles = ("chosen", "rejected") if row.kind == "preference" else ("",)
     sides = left.sides or [([], [])] * len(views)
     return "".join(
-        _talk(" · ".join(filter(None, (name, title))), view, side, left.lost, subject)
+        _talk(" · ".join(filter(None, (name, title))), view, side, left.lost, subject, args.task.generates)
         for title, view, side in zip(titles, views, sides, strict=True)
     )
 
 
-def _talk(name: str, view: View, side: tuple[list[int], Stretches], lost: Sequence[str], subject: Subject) -> str:
+def _talk(
+    name: str, view: View, side: tuple[list[int], Stretches], lost: Sequence[str], subject: Subject, asks: bool
+) -> str:
     length, (ids, stretches) = len(view.encoded), side
     trained = sum(last - max(first, 1) for first, last in stretches if last > 1)
     gone = length - len(ids)  # of two answers, only the longer one may be cut
     cut = f" · {gone:,} of them cut off ({', '.join(LOST[part] for part in lost)})" if gone else ""
-    caption = f"{name} · {length:,} tokens{cut} · {trained:,} learnt"
+    learnt = "the model writes the answer" if asks else f"{trained:,} learnt"
+    caption = f"{name} · {length:,} tokens{cut} · {learnt}"
     kept = fitness.kept(view, ids) if lost else [True] * length
     return _figure(caption, f"<pre>{_marked(view, kept, subject)}</pre>")
 

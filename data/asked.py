@@ -38,9 +38,21 @@ def question(row: Row, right: str = "") -> Row:
         answer = THOUGHT.sub("", said(messages[last])).strip()
         messages = messages[:last]
     names = (right,) if right else () if answer else RIGHT
-    answer = next((_text(row.extra[name]) for name in names if row.extra.get(name) is not None), answer)
-    extra = {**row.extra, "answer": answer} if answer else row.extra
+    told = next((_text(row.extra[name]) for name in names if row.extra.get(name) is not None), None)
+    extra = {name: value for name, value in row.extra.items() if name != "answer"}
+    extra |= {"answer": found} if (found := told if right else told or answer) else {}
     return replace(row, messages=messages, kind="prompt", extra=extra)
+
+
+def ready(row: Row, right: str = "", *, compares: bool = False) -> Row:
+    """As `question`; DataError where nothing is asked, or no right answer is there and the rewards compare with one."""
+    asked = question(row, right)
+    if not asked.messages:
+        raise DataError("nothing is asked before the answer.", "Add the question.", file=row.file, row=row.number)
+    if compares and not asked.extra.get("answer"):
+        hint = "Name the column that has it (task.rewards.column), or choose rewards that need none."
+        raise DataError("the row has no right answer to compare with.", hint, file=row.file, row=row.number)
+    return asked
 
 
 def _text(value: Any) -> str:
@@ -98,12 +110,7 @@ class Asked:
 
     def _rendered(self, row: Row) -> tuple[Row, str | DataError]:
         try:
-            asked = question(suited(row, ASKED, self.thoughts, self.sees), self.right)
-            if not asked.messages:
-                raise DataError("nothing is asked before the answer.", "Add the question.")
-            if self.compares and not asked.extra.get("answer"):
-                hint = "Name the column that has it (task.rewards.column), or choose rewards that need none."
-                raise DataError("the row has no right answer to compare with.", hint)
+            asked = ready(suited(row, ASKED, self.thoughts, self.sees), self.right, compares=self.compares)
             return asked, self.template.render(asked.messages, asked.tools, add_generation_prompt=True)
         except DataError as problem:
             return row, DataError(problem.reason, problem.hint, file=row.file, row=row.number)

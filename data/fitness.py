@@ -13,18 +13,20 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from data.conversation import Kind, Row
+from data import asked
+from data.conversation import Kind, Row, answer_at
 from data.cut import Kept, View, shortened
 from data.finding import Finding, Level
 from data.mask import Rendered, learnt, locate
 from data.models import sees
 from data.outcome import PARTS
 from data.prepare import suited
-from data.render import ChatTemplate
+from data.render import ChatTemplate, NoTemplate
 from data.special import settings
 from data.splitting import content
 from data.templates import suggest
 from data.tokens import Encoded, TextTokenizer
+from engine.contract.args import TrainArgs
 from engine.contract.dataset import Data
 from engine.contract.errors import DataError, ModelError
 from engine.contract.fields import sections
@@ -117,6 +119,8 @@ FAULTS: dict[str, Fault] = {
                      "These rows may be in a language that the model was not made for."),
     "cut": Fault("warning", "there are more than {longest:,} tokens{parts}.",
                  "Raise the maximum length, or choose what is cut."),
+    "crowded": Fault("warning", "the question has more than {longest:,} tokens, which leaves too little room for the "
+                     "answer; they are left out.", "Raise the maximum length, or lower the longest answer."),
     "divided": Fault("note", "the text has more than {longest:,} tokens and becomes several sequences; nothing of it "
                      "is lost.", ""),
 }  # fmt: skip
@@ -131,7 +135,7 @@ def said(
     """The finding that `count` of the `looked` rows have a fault; `what` they show, and in how many of them."""
     fault = FAULTS[kind]
     level = fault.level
-    gone = kind == "untrained" or (kind == "cut" and what.get("row") == count)
+    gone = kind in ("untrained", "crowded") or (kind == "cut" and what.get("row") == count)
     if gone and count == looked:  # nothing to train on at all is no matter of taste
         level = "error"
     if kind == "refused" and data.bad_rows == "skip" and count < looked:
@@ -189,22 +193,37 @@ def _try(template: ChatTemplate, folder: Path) -> None:
 @lru_cache(maxsize=4)
 def _subject(folder: Path, template: str, changed: object) -> Subject:
     name = None if template == "auto" else template
-    chosen, tokenizer = ChatTemplate.of(folder, name), TextTokenizer.of(folder)
+    chosen, tokenizer = ChatTemplate.if_any(folder, name), TextTokenizer.of(folder)
     _try(chosen, folder)
-    try:
-        own = ChatTemplate.of(folder) if name else chosen
-    except ModelError:
-        own = None
+    found = ChatTemplate.if_any(folder) if name else chosen
+    own = None if isinstance(found, NoTemplate) else found
     return Subject(folder.name, chosen, tokenizer, own, _stops(folder, tokenizer), bool(name), sees(folder))
 
 
 def conversations(row: Row) -> list[tuple[Row, int]]:
     """The conversations that a row holds, two where it holds two answers to one question, and in each the index of the
     first message that is not given."""
+    if row.kind in ("feedback", "scored"):
+        return [(row, answer_at(row.messages))]
     if row.kind != "preference":
         return [(row, 0)]
     talks = (replace(row, messages=[*row.messages, *(answer or [])]) for answer in (row.chosen, row.rejected))
     return [(talk, len(row.messages)) for talk in talks]
+
+
+def meant(args: TrainArgs) -> TrainArgs:
+    """`args` as they hold for rows: where the model writes the answer, the question has what that leaves of the length,
+    and is not cut."""
+    if not args.task.generates:
+        return args
+    room = {"max_length": args.data.max_length - args.task.max_new_tokens, "cut": "drop"}
+    return args.model_copy(update={"data": args.data.model_copy(update=room)})
+
+
+def read(row: Row, args: TrainArgs) -> Row:
+    """A row as the task reads it: as a question alone where the model writes the answer. Raises DataError."""
+    task = args.task
+    return asked.ready(row, task.rewards.column, compares=task.rewards.compares) if task.generates else row
 
 
 def rendered(row: Row, subject: Subject, data: Data) -> list[Rendered]:
@@ -214,14 +233,14 @@ def rendered(row: Row, subject: Subject, data: Data) -> list[Rendered]:
         begin = named.get("bos_token", "") if subject.tokenizer.begins else ""
         text = f"{begin}{row.text}{named.get('eos_token', '')}"
         return [Rendered(text, [(0, len(text))])]
-    row = suited(row, (row.kind,), data.thoughts, subject.sees)
+    row = suited(row, (row.kind,), data.thoughts, subject.sees and row.kind != "feedback")
     if subject.write and shows(row):
         return subject.write(row)
     talks = conversations(row)
     if row.kind == "prompt":
-        asked = subject.template.render(row.messages, row.tools, add_generation_prompt=True)
-        return [Rendered(asked, [])]
-    return [locate(talk, subject.template, data.train_on, since) for talk, since in talks]
+        return [Rendered(subject.template.render(row.messages, row.tools, add_generation_prompt=True), [])]
+    train_on = data.train_on if row.kind == "conversation" else "assistant"  # a judgement is of the whole answer
+    return [locate(talk, subject.template, train_on, since) for talk, since in talks]
 
 
 def views(said: Sequence[Rendered], encoded: Sequence[Encoded], subject: Subject) -> list[View]:

@@ -42,17 +42,20 @@ SHOWN_TEXT = 100_000  # characters; a longer row is not kept
 def sampled(args: TrainArgs, folder: Path, workspace: Path, allowed: Sequence[Path] = EVERYWHERE) -> Inspection:
     """A look at some hundred rows of a run on the model in `folder`: all, when there are no more. Raises BoardError."""
     survey = Survey(args, fitness.subject(folder, args.model.template))
-    entries = [sets.entries(args, names, workspace, allowed) for names in (args.data.train, args.data.validation)]
-    train, held = ([_most(args, registry.count(entry).rows) for entry in chosen] for chosen in entries)
-    if sum(train) + sum(held) <= READ_AT_ONCE:
+    chosen = (args.data.train, args.data.validation, sets.general(args))
+    entries = [sets.entries(args, names, workspace, allowed) for names in chosen]
+    train, held, general = ([_most(args, registry.count(entry).rows) for entry in one] for one in entries)
+    if sum([*train, *held, *general]) <= READ_AT_ONCE:
         found = sets.read(args, workspace, allowed)
         step = -(-len(found.train) // SAMPLE) or 1
         survey.look(found.train[::step])
         beside = _beside(args, chain(*entries), found.train, found.validation)
         return survey.result(len(found.train), len(found.validation), beside)
-    heads = [[row for entry in chosen for row in _head(entry, SAMPLE // len(chosen))] for chosen in entries]
-    survey.look(heads[0])
-    return survey.result(*_guessed(args, sum(train), sum(held)), _beside(args, (), *heads))
+    heads = [[row for entry in one for row in _head(entry, SAMPLE // len(one))] for one in entries]
+    times = 1 / (1 - getattr(args.task, "general_share", 0)) if general else 1
+    survey.look([*heads[0], *heads[2][: round(len(heads[0]) * (times - 1))]])
+    total, held_out = _guessed(args, sum(train), sum(held))
+    return survey.result(round(total * times), held_out, _beside(args, (), *heads[:2]))
 
 
 def whole(
@@ -71,7 +74,7 @@ def whole(
     survey = Survey(args, replace(fitness.subject(folder, args.model.template), write=write))
     survey.look(found.train, lambda done: progress(done, len(found.train)))
     survey.look(found.validation, held=True)
-    entries = sets.entries(args, [*args.data.train, *args.data.validation], workspace, allowed)
+    entries = sets.entries(args, sets.named(args), workspace, allowed)
     beside = _beside(args, entries, found.train, found.validation)
     return survey.result(len(found.train), len(found.validation), beside)
 
@@ -79,7 +82,7 @@ def whole(
 def ordered(args: TrainArgs, place: slice, workspace: Path, allowed: Sequence[Path] = EVERYWHERE) -> list[Row]:
     """The rows to train on from `place.start` up to `place.stop`, in their order. Of large datasets those are shown
     that stand there in the files, before any is held out or mixed. Raises BoardError."""
-    chosen = sets.entries(args, [*args.data.train, *args.data.validation], workspace, allowed)
+    chosen = sets.entries(args, sets.named(args), workspace, allowed)
     if sum(_most(args, registry.count(entry).rows) for entry in chosen) <= READ_AT_ONCE:
         return list(sets.read(args, workspace, allowed).train[place])
     rows = chain.from_iterable(_head(entry, args.data.max_rows) for entry in chosen[: len(args.data.train)])
@@ -88,7 +91,7 @@ def ordered(args: TrainArgs, place: slice, workspace: Path, allowed: Sequence[Pa
 
 def numbered(args: TrainArgs, number: int, workspace: Path, allowed: Sequence[Path] = EVERYWHERE) -> list[Row]:
     """The row of that number of each dataset that has one. Raises BoardError."""
-    chosen = sets.entries(args, args.data.train, workspace, allowed)
+    chosen = sets.entries(args, [*args.data.train, *sets.general(args)], workspace, allowed)
     found = (next((row for row in registry.rows(entry) if row.number >= number), None) for entry in chosen)
     return [row for row in found if row and row.number == number]
 
@@ -168,7 +171,7 @@ class Survey:
     """Gathers what is found, row by row."""
 
     def __init__(self, args: TrainArgs, subject: Subject) -> None:
-        self.args, self.subject = args, subject
+        self.args, self.subject = fitness.meant(args), subject
         self.found: dict[str, _Tally] = defaultdict(_Tally)
         self.lengths: Counter[int] = Counter()
         self.kept = array("L")  # tokens of each sequence that is used, after the cut
@@ -183,10 +186,15 @@ class Survey:
         """Look at more rows. Of rows that are `held` out only what would keep the run from working is of interest."""
         rest, task = iter(rows), self.args.task
         while chunk := list(islice(rest, CHUNK)):
-            suited = [row for row in chunk if row.kind in task.takes]
+            suited = []
             for row in chunk:
                 if row.kind not in task.takes:
                     self.found["kind"].add(row, fitness.unsuited(row.kind, task.takes, task.title))
+                    continue
+                try:
+                    suited.append(fitness.read(row, self.args))
+                except DataError as problem:
+                    self.found["refused"].add(row, problem.reason.rstrip("."), problem.hint)
             for row, views in zip(suited, self._viewed(suited), strict=True):
                 if isinstance(views, DataError):
                     self.found["refused"].add(row, views.reason.rstrip("."), views.hint)
@@ -230,7 +238,7 @@ class Survey:
         limit = self.args.data.max_length
         kept = fitness.cut(row, views, self.subject, self.args.data)
         for part in kept.lost:
-            self.found["cut"].add(row, part)
+            self.found["crowded" if row.kind == "prompt" else "cut"].add(row, part)
         trained = sum(last - max(first, 1) for _, found in kept.sides for first, last in found if last > 1)
         if kept.sides and not trained and row.kind != "prompt":
             self.found["untrained"].add(row, "")
@@ -243,7 +251,7 @@ class Survey:
         else:
             pieces = [len(ids) for ids, _ in kept.sides]
             self.lengths[max(len(view.encoded) for view in views)] += 1
-        if trained or row.kind == "prompt":
+        if trained or (row.kind == "prompt" and kept.sides):
             self.used += 1
             self.kept.extend(pieces if row.kind == "text" else [sum(pieces)])
             self.trained += trained

@@ -111,7 +111,8 @@ def _said(found: Inspection, args: TrainArgs, workspace: Path) -> Iterator[str]:
     """What was found, as lines for a terminal."""
     yield (
         f"Rows: {found.used:,} of {found.total:,} trained, {found.held_out:,} held out. "
-        f"Tokens: {found.tokens:,}, {found.trained:,} of them trained."
+        f"Tokens: {found.tokens:,}, "
+        + ("and the model writes the answers." if args.task.generates else f"{found.trained:,} of them trained.")
     )
     yield ""
     yield from _histogram(found)
@@ -120,9 +121,11 @@ def _said(found: Inspection, args: TrainArgs, workspace: Path) -> Iterator[str]:
         yield f"{finding.level.capitalize()}: {finding.text} {finding.hint}".rstrip()
         if finding.rows:
             yield f"    {_places(finding)}"
-    yield f"\nThe first rows; what stands between {TRAINED} and {READ} is trained:"
+    shown = "" if args.task.generates else f"; what stands between {TRAINED} and {READ} is trained"
+    yield f"\nThe first rows{shown}:"
     folder = models.find(args.model.path, workspace, args.model.revision).folder or Path()
     subject = fitness.subject(folder, args.model.template)
+    args = fitness.meant(args)
     for row in found.shown.get("first", [])[:FIRST]:
         for view in fitness.viewed(row, subject, args.data):
             yield f"\n{Path(row.file).name}, row {row.number}, {len(view.encoded):,} tokens\n"
