@@ -74,6 +74,6 @@ def learning_rate(args: TrainArgs, parameters: int) -> float | Auto:
         return AUTO
     small = parameters < 1_000_000_000
     adapter = args.method.kind == "lora"
-    if args.task.kind == "dpo":  # a tenth: the loss knows only the difference of two answers, and it is easy to widen
+    if args.task.gentle:
         return (5e-5 if small else 2e-5) if adapter else (1e-5 if small else 1e-6)
     return (5e-4 if small else 2e-4) if adapter else (1e-4 if small else 1e-5)
