@@ -111,7 +111,7 @@ def rows_of(
 ) -> tuple[Inspection | None, str]:
     """A look at some of the rows, or None when there is no tokenizer yet to count with; and the name of the question
     that is still open: what all of them come to."""
-    names = [*args.data.train, *args.data.validation]
+    names = sets.named(args)
     chosen = sets.entries(args, names, workspace, allowed)
     for entry in chosen:
         registry.count(entry)  # a file that is gone is said before anything is read
@@ -132,7 +132,7 @@ def _stamp(file: Path) -> tuple[int, int]:
 def _matters(args: TrainArgs) -> str:
     """The arguments that decide what becomes of the rows, and no other, as text."""
     kept = TrainArgs.model_validate({
-        "task": {"kind": args.task.kind},
+        "task": {"kind": args.task.kind, **{name: getattr(args.task, name) for name in args.task.decides}},
         "model": {"path": args.model.path, "template": args.model.template},
         "data": args.data.model_dump(),
         "vision": args.vision.model_dump(),

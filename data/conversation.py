@@ -58,7 +58,7 @@ class Row:
     messages: the conversation. In a preference row it is what comes before the answers `chosen` and `rejected`, each
     a list of messages; in a feedback or scored row the last turns are the answer that `label` or `score` judges; in a
     prompt row nothing is answered yet; in a text row it is empty and `text` is all. An assistant's message may have a
-    `weight`: at 0 it is read and not trained.
+    `weight`: it counts so much in the loss, and at 0 it is read and not trained.
     A message's content is text, or a list of parts: `{"type": "text", "text": ...}`, `{"type": "image", "image": ...}`,
     `{"type": "video", "video": ...}`, where a picture is an absolute path, an https address or a data URL.
     extra: columns that the format does not use, which a task may (the right answer, a margin, a database schema).

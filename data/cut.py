@@ -21,7 +21,7 @@ from os.path import commonprefix
 from typing import Literal, NamedTuple
 
 from data.conversation import Row
-from data.mask import Rendered, Stretches, words
+from data.mask import Heavy, Rendered, Stretches, words
 from data.tokens import Encoded
 
 Cut = Literal["oldest", "prompt", "answer", "drop"]
@@ -183,5 +183,9 @@ def _left(view: View, gone: Stretches, limit: int) -> tuple[list[int], Stretches
     def moved(index: int) -> int:
         return min(limit, index - sum(last - first for first, last in gone if last <= index))
 
-    stretches = [(moved(first), moved(last)) for first, last in view.stretches]
-    return ids[:limit], [(first, last) for first, last in stretches if first < last]
+    stretches = [
+        Heavy(*ends, stretch.weight) if isinstance(stretch, Heavy) else ends
+        for stretch in view.stretches
+        if (ends := (moved(stretch[0]), moved(stretch[1]))) and ends[0] < ends[1]
+    ]
+    return ids[:limit], stretches

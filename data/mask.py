@@ -7,6 +7,7 @@ never guessed at. Knows nothing of lengths, batches or models.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import repeat
 from os.path import commonprefix
 from typing import Literal
 
@@ -17,15 +18,28 @@ from engine.contract.errors import DataError
 
 TrainOn = Literal["assistant", "last", "everything"]
 Stretches = list[tuple[int, int]]
-"""Half-open ranges of tokens, in order and apart."""
+"""Half-open ranges of tokens, in order and apart; one whose tokens weigh otherwise than 1 is a `Heavy`."""
+
+
+class Heavy(tuple[int, int]):
+    """A range of tokens that count `weight` times in the loss."""
+
+    weight: float
+
+    def __new__(cls, first: int, last: int, weight: float) -> Heavy:
+        made = super().__new__(cls, (first, last))
+        made.weight = weight
+        return made
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """A conversation as text, and the half-open character spans in it that are trained."""
+    """A conversation as text, and the half-open character spans in it that are trained; weights: of each span, where
+    one weighs otherwise than 1."""
 
     text: str
     spans: list[tuple[int, int]]
+    weights: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,17 +69,29 @@ def locate(row: Row, template: ChatTemplate, train_on: TrainOn = "assistant", si
     """
     try:
         answers = [index for index in _answers(row) if index >= since]
-        silent = [index for index in answers if row.messages[index].get("weight") == 0]
-        wanted = [index for index in answers if index not in silent]
+        weights = {index: float(row.messages[index].get("weight", 1)) for index in answers}
         row = _unweighted(row)
         if train_on != "everything":
-            return _located(row, template, wanted[-1:] if train_on == "last" else wanted)
-        if silent:
-            return _complement(_located(row, template, silent))
+            wanted = [index for index in answers if weights[index]]
+            return _weighed(row, template, wanted[-1:] if train_on == "last" else wanted, weights)
+        apart = [index for index in answers if weights[index] != 1]
+        if apart:
+            return _complement(_weighed(row, template, apart, weights))
         text = template.render(row.messages, row.tools, training=True)
         return Rendered(text, [(0, len(text))])
     except DataError as problem:
         raise DataError(problem.text, problem.hint, file=row.file, row=row.number) from None
+
+
+def _weighed(row: Row, template: ChatTemplate, answers: list[int], weights: dict[int, float]) -> Rendered:
+    """As `_located`, each span with the weight of its answer."""
+    values = sorted({weights[index] for index in answers})
+    if values in ([], [1.0]):
+        return _located(row, template, answers)
+    each = [(value, _located(row, template, [index for index in answers if weights[index] == value]))
+            for value in values]  # fmt: skip
+    found = dict(sorted((span, value) for value, rendered in each for span in rendered.spans))
+    return Rendered(each[0][1].text, list(found), tuple(found.values()))
 
 
 def _located(row: Row, template: ChatTemplate, answers: list[int]) -> Rendered:
@@ -78,10 +104,13 @@ def _located(row: Row, template: ChatTemplate, answers: list[int]) -> Rendered:
 
 
 def _complement(rendered: Rendered) -> Rendered:
+    """All of the text, its spans by their weights and what is between them by 1; without what weighs nothing."""
     borders = [0, *(place for span in rendered.spans for place in span), len(rendered.text)]
-    return Rendered(
-        rendered.text, [span for span in zip(borders[::2], borders[1::2], strict=True) if span[0] < span[1]]
-    )
+    rest = [(span, 1.0) for span in zip(borders[::2], borders[1::2], strict=True)]
+    both = sorted([*rest, *zip(rendered.spans, rendered.weights, strict=True)])
+    kept = [(span, weight) for span, weight in both if span[0] < span[1] and weight]
+    weights = tuple(weight for _, weight in kept)
+    return Rendered(rendered.text, [span for span, _ in kept], weights if set(weights) - {1.0} else ())
 
 
 def _unweighted(row: Row) -> Row:
@@ -109,13 +138,14 @@ def learnt(rendered: Rendered, encoded: Encoded, tokenizer: TextTokenizer) -> tu
     whether every turn is closed by a special token.
     """
     special, stretches, ends = tokenizer.special_ids, [], True
-    for begin, end in rendered.spans:
+    weights = rendered.weights or repeat(1.0)
+    for (begin, end), weight in zip(rendered.spans, weights, strict=False):
         first, last = encoded.at(begin), encoded.at(end)
         while last > first and encoded.ids[last - 1] not in special and _blank(rendered.text, encoded, last - 1):
             last -= 1
         if last > first:
             ends &= encoded.ids[last - 1] in special
-            stretches.append((first, last))
+            stretches.append((first, last) if weight == 1 else Heavy(first, last, weight))
     return stretches, ends
 
 

@@ -72,12 +72,17 @@ def packed(examples: Sequence[Example], capacity: int) -> list[Packed]:
 
 
 def sequences(
-    ids: Sequence[np.ndarray], labels: Sequence[np.ndarray], lengths: np.ndarray, capacity: int, done: Report
+    ids: Sequence[np.ndarray],
+    labels: Sequence[np.ndarray],
+    weights: Sequence[np.ndarray],
+    lengths: np.ndarray,
+    capacity: int,
+    done: Report,
 ) -> Iterator[Batch]:
     """As `packed`, for rows that are not held in memory: columns of sequences, behind those that `done` counts.
 
     `ids[i]` and `labels[i]` are arrays of `lengths[i]` numbers; they are read twice in all: their lengths, and once
-    each. In the report a sequence is a row.
+    each. `weights[i]` is as `data.prepare.Example` has it. In the report a sequence is a row.
     """
     bins = best_fit(lengths.tolist(), capacity)
     for start in range(done.rows, len(bins), CHUNK):
@@ -92,4 +97,14 @@ def sequences(
         report = Report("", rows=len(chosen), rows_used=len(chosen), examples=len(chosen), tokens=int(bounds[-1]))
         done.add(report)
         arrays = {name: arrow(np.concatenate(parts), bounds) for name, parts in columns.items()}
+        heavy = [_moved([weights[row] for row in one], lengths[one]) for one in chosen]
+        arrays["weights"] = pa.array(heavy, pa.list_(pa.float64()))
         yield Batch(pa.RecordBatch.from_pydict(arrays), report)
+
+
+def _moved(weights: Sequence[np.ndarray], lengths: np.ndarray) -> np.ndarray:
+    """The weights of rows that lie end to end: (first, last, weight) of each range, from the sequence's beginning."""
+    starts = np.cumsum([0, *lengths[:-1]])
+    return np.concatenate(
+        [(own.reshape(-1, 3) + [start, start, 0]).ravel() for own, start in zip(weights, starts, strict=True)]
+    )

@@ -11,6 +11,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -97,10 +98,10 @@ def grounded(args: Any, workspace: Path) -> Any:
         return said if named or not said or not path.exists() else os.path.abspath(path)
 
     content = args.model_dump()
-    for place in (content, content.get("model"), content.get("data")):
+    for place in (content, *map(content.get, ("model", "data", "task"))):
         if not isinstance(place, dict):
             continue  # of another kind of run, where the word stands for something else
-        for name in {"path", "train", "validation", "data", "tuned", "base", "models"} & set(place):
+        for name in {"path", "train", "validation", "data", "tuned", "base", "models", "general"} & set(place):
             if isinstance(value := place[name], (str, list)):
                 place[name] = whole(value) if isinstance(value, str) else [whole(word) for word in value]
     return type(args).model_validate(content)
@@ -133,13 +134,15 @@ def _train(args: TrainArgs, workspace: Path, allowed: Sequence[Path], rows: bool
         card = models.card(folder) if folder else None
     except BoardError as problem:
         yield _problem("model.path", problem)
-    yield from _template("model.template", args.model.template, folder)
+    needed = folder if _renders(args, workspace, allowed) else None
+    yield from _template("model.template", args.model.template, needed)
     if card:
         yield from _against(card, args)
     skip = args.data.bad_rows == "skip"
     yield from _datasets("data.train", args.data.train, workspace, allowed, rows, skip=skip)
     yield from _datasets("data.validation", args.data.validation, workspace, allowed, rows, skip=skip)
-    yield from sets.problems(args.data)
+    yield from _datasets("task.general", sets.general(args), workspace, allowed, rows, skip=skip)
+    yield from sets.problems(args)
     here = grounded(args, workspace)
     if both := sorted(set(here.data.train) & set(here.data.validation)):
         said = f"{', '.join(both)} is trained on too (data.train), so it cannot show what was learnt."
@@ -147,6 +150,15 @@ def _train(args: TrainArgs, workspace: Path, allowed: Sequence[Path], rows: bool
     yield from _resume(args, workspace)
     yield from _device("compute.device", args.compute.device)
     yield from unmet(args, Here.of(args.compute.device))
+
+
+def _renders(args: TrainArgs, workspace: Path, allowed: Sequence[Path]) -> bool:
+    """Whether rows are conversations, as far as their beginnings tell: plain text needs no template."""
+    found = set()
+    for name in sets.named(args):
+        with suppress(BoardError):  # said where the dataset is looked at
+            found.add(registry.count(registry.find(name, workspace, allowed)).kind)
+    return not found or bool(found & set(args.task.takes) - {"text"})
 
 
 def _against(card: Card, args: TrainArgs) -> Iterator[Problem]:

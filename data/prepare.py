@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from data.batches import Batch, arrow, batches, column, records
 from data.conversation import REASONING, Message, Row
 from data.cut import Cut, View, shortened
 from data.forms import Forms
-from data.mask import Rendered, Stretches, TrainOn, learnt
+from data.mask import Heavy, Rendered, Stretches, TrainOn, learnt
 from data.outcome import Report as Report
 from data.render import ChatTemplate
 from data.tokens import Encoded, TextTokenizer
@@ -42,12 +42,16 @@ UNSUITED = {
 
 @dataclass(frozen=True)
 class Example:
-    """One row ready to train: `labels[i]` is `input_ids[i]`, or -100 where nothing is trained (not yet shifted)."""
+    """One row ready to train: `labels[i]` is `input_ids[i]`, or -100 where nothing is trained (not yet shifted).
+
+    weights: first, last and weight of each range of tokens that weighs otherwise than 1, one behind the other.
+    """
 
     input_ids: list[int]
     labels: list[int]
     number: int
     file: str
+    weights: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,12 @@ class Examples:
 
     def columns(self, kept: Sequence[tuple[Row, list[int], Stretches]]) -> pa.RecordBatch:
         ids, labels = labelled([(ids, stretches) for _, ids, stretches in kept])
-        return pa.RecordBatch.from_pydict({"input_ids": ids, "labels": labels, **places([row for row, _, _ in kept])})
+        heavy = [[number for one in stretches if isinstance(one, Heavy) for number in (*one, one.weight)]
+                 for _, _, stretches in kept]  # fmt: skip
+        return pa.RecordBatch.from_pydict(
+            {"input_ids": ids, "labels": labels, **places([row for row, _, _ in kept]),
+             "weights": pa.array(heavy, pa.list_(pa.float64()))}
+        )  # fmt: skip
 
     def _rendered(self, row: Row) -> tuple[Row, Rendered | DataError]:
         if row.kind == "text":

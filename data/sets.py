@@ -22,6 +22,7 @@ from data.splitting import sides
 from engine.contract.args import TrainArgs
 from engine.contract.dataset import Data, Split
 from engine.contract.errors import DataError, Problem
+from engine.contract.imitation import Sft
 
 EVERYWHERE = (Path("/"),)
 TAKEN = {"weights": "mixed", "repeat": "repeated", "limits": "limited"}
@@ -46,9 +47,10 @@ def read(args: TrainArgs, workspace: Path, allowed: Sequence[Path] = EVERYWHERE)
     split = Split.of(data.split)
     if data.validation:
         split = split._replace(validation=0.0)
-    names = [*data.train, *data.validation]
+    names = named(args)
     everything = opened(names, entries(args, names, workspace, allowed), data.max_rows)
-    sources, measuring = everything[: len(data.train)], everything[len(data.train) :]
+    borders = len(data.train), len(data.train) + len(data.validation)
+    sources, measuring, beside = everything[: borders[0]], everything[slice(*borders)], everything[borders[1] :]
 
     used = [_limited(source, data, seed) for source in sources]
     of, place = concatenated(used)
@@ -63,18 +65,36 @@ def read(args: TrainArgs, workspace: Path, allowed: Sequence[Path] = EVERYWHERE)
     of, place = _mixed(sources, kept, data, seed)
     if not len(of):
         raise DataError("no row is left to train on.", "Raise data.repeat.")
-    return Sets(drawn(sources, of, place), validation, test)
+    if beside:
+        assert isinstance(args.task, Sft)
+        which, where = concatenated([_limited(source, data, seed) for source in beside])
+        of, place = _with_general((of, place), (which + len(sources), where), args.task.general_share, seed)
+    return Sets(drawn([*sources, *beside], of, place), validation, test)
 
 
-def problems(data: Data) -> list[Problem]:
+def named(args: TrainArgs) -> list[str]:
+    """The names of all datasets of a run: those to train on, those that measure, and the general ones."""
+    return [*args.data.train, *args.data.validation, *general(args)]
+
+
+def general(args: TrainArgs) -> list[str]:
+    """The datasets that are mixed in so that nothing is forgotten."""
+    return args.task.general if isinstance(args.task, Sft) else []
+
+
+def problems(args: TrainArgs) -> list[Problem]:
     """What is wrong with the arguments of mixing, each at its argument, without looking at a file."""
-    found = []
-    for where, names in (("train", data.train), ("validation", data.validation)):
+    found, data = [], args.data
+    for path, names in (("data.train", data.train), ("data.validation", data.validation),
+                        ("task.general", general(args))):  # fmt: skip
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            way_out = f" To take its rows twice, set data.repeat to {twice[0]}=2." if where == "train" else ""
-            found.append(Problem(f"data.{where}", f"{', '.join(twice)} is named more than once.{way_out}"))
+            way_out = f" To take its rows twice, set data.repeat to {twice[0]}=2." if path == "data.train" else ""
+            found.append(Problem(path, f"{', '.join(twice)} is named more than once.{way_out}"))
+    if both := sorted({*data.train, *data.validation} & set(general(args))):
+        said = f"{', '.join(both)} is chosen under Data already, so it is nothing general. Take it out here."
+        found.append(Problem("task.general", said))
     for option, done in TAKEN.items():
-        chosen = [*data.train, *(data.validation if option == "limits" else [])]
+        chosen = [*data.train, *([*data.validation, *general(args)] if option == "limits" else [])]
         for name in getattr(data, option):
             if not any(_is(name, said) for said in chosen):
                 found.append(Problem(f"data.{option}", _not_chosen(name, done, data)))
@@ -113,6 +133,21 @@ def _limited(source: Source, data: Data, seed: int) -> Numbers:
     """The places of the rows of a dataset that are used at all."""
     places = np.arange(len(source.openings()))
     return some(places, int(_value(data.limits, source.name, len(places))), seed, f"limit {source.entry.name}")
+
+
+def _with_general(
+    own: tuple[Numbers, Numbers], general: tuple[Numbers, Numbers], share: float, seed: int
+) -> tuple[Numbers, Numbers]:
+    """The rows to train on with general ones between them, which make `share` of the whole; drawn by lot where there
+    are more, repeated where there are fewer."""
+    wanted = max(1, round(len(own[0]) * share / (1 - share)))
+    chosen = repeated(np.arange(len(general[0])), wanted / len(general[0]), seed, "general")[:wanted]
+    which, turn = interleaved([np.arange(len(own[0])), chosen], [len(own[0]), len(chosen)], "all")
+    of, place = np.empty(len(which), np.uint16), np.empty(len(which), np.int64)
+    for side, (datasets, places) in enumerate((own, general)):
+        mine = which == side
+        of[mine], place[mine] = datasets[turn[mine]], places[turn[mine]]
+    return of, place
 
 
 def _mixed(sources: Sequence[Source], kept: Sequence[Numbers], data: Data, seed: int) -> tuple[Numbers, Numbers]:

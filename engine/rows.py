@@ -25,6 +25,7 @@ from data import sets
 from data.asked import Asked
 from data.batches import Batch, batches, workers_for
 from data.conversation import Row
+from data.judged import Judged
 from data.outcome import Report as Outcome
 from data.pack import sequences
 from data.pairs import Pairs
@@ -91,7 +92,7 @@ class Preparation:
     def __init__(self, args: TrainArgs, folder: Path, run: Run, report: Report, sight: Sight | None = None) -> None:
         self.args, self.folder, self.run, self.report, self.sight = args, folder, run, report, sight
         self.store = Store(run.workspace / "cache" / "tokens")
-        template = ChatTemplate.of(folder, None if args.model.template == "auto" else args.model.template)
+        template = ChatTemplate.if_any(folder, None if args.model.template == "auto" else args.model.template)
         self.maker = maker_of(args, template, TextTokenizer.of(folder), sight)
 
     @cached_property
@@ -209,6 +210,8 @@ def maker_of(
         if sight:
             return SeenPairs(template, tokenizer, sight=sight, **options)
         return Pairs(template, tokenizer, sees=False, **options)
+    if "feedback" in args.task.takes:
+        return Judged(template, tokenizer, sees=False, **options)
     options |= {"train_on": data.train_on}
     if sight:
         return SeenExamples(template, tokenizer, sight=sight, **options)

@@ -117,11 +117,12 @@ def _written(side: Rendered, text: str, written: Sequence[Written]) -> Rendered:
     def moved(place: int) -> int:
         return place + sum((last - first) - (end - begin) for begin, end, first, last in written if end <= place)
 
-    spans = [(moved(begin), moved(end)) for begin, end in side.spans]
+    weights = side.weights or (1.0,) * len(side.spans)
+    spans = [((moved(begin), moved(end)), weight) for (begin, end), weight in zip(side.spans, weights, strict=True)]
     for _, _, first, last in written:
-        pieces = [((begin, min(end, first)), (max(begin, last), end)) for begin, end in spans]
-        spans = [(begin, end) for pair in pieces for begin, end in pair if begin < end]
-    return Rendered(text, spans)
+        pieces = [(((begin, min(end, first)), (max(begin, last), end)), weight) for (begin, end), weight in spans]
+        spans = [(piece, weight) for pair, weight in pieces for piece in pair if piece[0] < piece[1]]
+    return Rendered(text, [span for span, _ in spans], tuple(weight for _, weight in spans) if side.weights else ())
 
 
 def _left(sight: Sight, row: Row, ids: Sequence[int]) -> tuple[list[str], list[Any]] | None:

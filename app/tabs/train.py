@@ -24,6 +24,8 @@ from data import models, registry, render
 from engine.contract import auto, machine, text
 from engine.contract.args import TrainArgs
 from engine.contract.errors import BoardError
+from engine.contract.fields import kind, sections
+from engine.contract.tasks import Task
 
 TITLE = "Train"
 WATCH_SECONDS = 1.0
@@ -156,7 +158,9 @@ class Train:
         self.models.list.select(self.models.picked, None, form.components["model.path", ""], **QUIET)
         form.components["model.path", ""].change(self._choices, inputs, form.dropdowns, **AS_YOU_TYPE)
 
-        look.connect(board, inputs, [form.components[key, ""] for key in ROWS_DEPEND_ON], self.outlook)
+        own = [(f"task.{name}", kind(task)) for task in sections(Task) for name in task.decides]
+        decisive = [form.components[key] for key in (*((path, "") for path in ROWS_DEPEND_ON), *own)]
+        look.connect(board, inputs, decisive, self.outlook)
         self.counting.tick(self._counted, given, shown, **QUIET, **IN_ORDER)
 
         clock = board.timer(WATCH_SECONDS)

@@ -244,7 +244,7 @@ def test_extra_settings_reach_the_trainer_and_cannot_override_the_board(workspac
         ArgsError, match="(?s)extra.learnin_rate.*no such setting.*extra.output_dir.*manages this itself"
     ):
         train(workspace, "extra={learnin_rate: 1, output_dir: x}")
-    run = train(workspace, *LORA, "extra={neftune_noise_alpha: 5}", "steps.max_steps=1")
+    run = train(workspace, *LORA, "extra={eval_accumulation_steps: 2}", "steps.max_steps=1")
     assert run.model_path.is_dir()
 
 

@@ -15,7 +15,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 
 from data.conversation import Row
 from data.encoded import Spelt
-from data.mask import tokenise
+from data.mask import Heavy, learnt, locate, tokenise
 from data.render import ChatTemplate
 from data.tokens import TextTokenizer
 from engine.contract.errors import DataError, ModelError
@@ -70,8 +70,8 @@ def trained(messages, source, tokenizer, train_on="assistant", tools=None) -> li
     tokens = tokenise(Row(messages, tools, "rows.jsonl", 7), template(source), tokenizer, train_on)
     assert tokenizer.decode(tokens.ids) == tokens.text
     stretches: list[list[int]] = [[]]
-    for id, learnt in zip(tokens.ids, tokens.trained, strict=True):
-        if learnt:
+    for id, one in zip(tokens.ids, tokens.trained, strict=True):
+        if one:
             stretches[-1].append(id)
         elif stretches[-1]:
             stretches.append([])
@@ -324,3 +324,21 @@ def test_a_folder_without_a_tokenizer_says_what_to_do(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ModelError, match="cannot be read"):
         TextTokenizer.of(tmp_path)
+
+
+@pytest.mark.parametrize("source", [CHATML, MARKED])
+def test_each_turn_keeps_its_weight_and_what_is_between_weighs_one(tokenizer, source):
+    turns = [CHAT[0], CHAT[1], {**CHAT[2], "weight": 0.5}, CHAT[3], {**CHAT[4], "weight": 2}]
+    made = template(source)
+    for train_on, expected in (("assistant", [0.5, 2.0]), ("last", [2.0]), ("everything", [1.0, 0.5, 1.0, 2.0])):
+        found = locate(Row(turns, None, "f", 1), made, train_on)
+        assert list(found.weights) == expected
+        said = [found.text[begin:end] for begin, end in found.spans]
+        if train_on == "everything":
+            assert "".join(said) == found.text
+        encoded = tokenizer.encode(found.text)
+        stretches, _ = learnt(found, encoded, tokenizer)
+        heavy = {(one[0], one[1]): one.weight for one in stretches if isinstance(one, Heavy)}
+        assert list(heavy.values()) == [weight for weight in expected if weight != 1]
+    silent = locate(Row([*turns[:4], {**CHAT[4], "weight": 0}], None, "f", 1), made, "everything")
+    assert CHAT[4]["content"] not in "".join(silent.text[begin:end] for begin, end in silent.spans)

@@ -75,6 +75,17 @@ def test_sequences_out_of_columns_are_those_out_of_rows(lengths, done):
         [row.input_ids for row in rows], [row.labels for row in rows]))  # fmt: skip
     found = packed(rows, 64)[done:]
     report = Report("", rows=done)
-    made = [fields for batch in sequences(ids, labels, np.array(lengths), 64, report) for fields in records(batch)]
-    assert made == [(one.input_ids, one.labels, one.position_ids) for one in found]
+    bare = [np.empty(0)] * len(rows)
+    told = sequences(ids, labels, bare, np.array(lengths), 64, report)
+    made = [fields for batch in told for fields in records(batch)]
+    assert made == [(one.input_ids, one.labels, one.position_ids, []) for one in found]
     assert report.rows == done + len(found)
+
+
+def test_weights_move_with_their_rows_into_a_sequence():
+    lengths = np.array([5, 3])
+    ids = [np.arange(length, dtype=np.int32) for length in lengths]
+    weights = [np.array([1, 2, 0.5, 3, 5, 2.0]), np.array([0, 3, 3.0])]
+    [batch] = sequences(ids, ids, weights, lengths, 8, Report(""))
+    [(*_, found)] = records(batch)
+    assert found == [1, 2, 0.5, 3, 5, 2.0, 5, 8, 3.0]

@@ -130,7 +130,7 @@ def test_rows_that_cannot_be_read_stop_or_are_left_out(workspace):
 def test_names_that_are_no_chosen_dataset_are_problems_at_their_field():
     def said(**data):
         args = TrainArgs.model_validate({"data": {"train": ["cats", "dogs/train.jsonl"], **data}})
-        return {problem.path: problem.text for problem in sets.problems(args.data)}
+        return {problem.path: problem.text for problem in sets.problems(args)}
 
     assert said(weights={"cats": 1}, mix="interleave", repeat={"train.jsonl": 2}, limits={"dogs/train.jsonl": 5}) == {}
     assert "mice is no dataset of this run, so it cannot be repeated." in said(repeat={"mice": 2})["data.repeat"]
@@ -147,3 +147,23 @@ def test_names_that_are_no_chosen_dataset_are_problems_at_their_field():
 def test_a_share_of_the_rows_that_is_none_is_a_sentence(workspace):
     with pytest.raises(DataError, match="no row is left to train on"):
         read(workspace, repeat={"cats.jsonl": 0.001, "dogs.jsonl": 0.001})
+
+
+@pytest.mark.parametrize(("share", "general"), [(0.1, 9), (0.25, 27), (0.6, 120)])
+def test_general_rows_make_their_share_spread_evenly_and_are_repeated_where_there_are_few(workspace, share, general):
+    write(workspace, "chat", [f"chat {number}" for number in range(50)])
+    task = {"general": ["chat.jsonl"], "general_share": share}
+    args = TrainArgs.model_validate({"data": {"train": ["cats.jsonl", "dogs.jsonl"], "split": "100/0/0"}, "task": task})
+    found = asked(sets.read(args, workspace).train)
+    counts = Counter(question for question in found if question.startswith("chat"))
+    assert len(found) == 80 + general and sum(counts.values()) == general
+    assert max(counts.values()) == -(-general // 50)  # each once before any twice
+    places = [place for place, question in enumerate(found) if question.startswith("chat")]
+    gaps = [after - before for before, after in zip(places, places[1:], strict=False)]
+    assert max(gaps) - min(gaps) <= 1 + (share > 0.5)
+
+
+def test_a_general_dataset_that_is_trained_on_already_is_a_problem(workspace):
+    args = {"data": {"train": ["cats"]}, "task": {"general": ["cats"]}}
+    [problem] = sets.problems(TrainArgs.model_validate(args))
+    assert (problem.path, problem.text[:52]) == ("task.general", "cats is chosen under Data already, so it is nothing ")
