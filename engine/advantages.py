@@ -6,6 +6,7 @@ tokens, its end included, and False behind it. KL is in nats.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,11 +17,18 @@ def mean(values: torch.Tensor, said: torch.Tensor) -> torch.Tensor:
     return (values * said).sum() / said.sum().clamp(min=1)
 
 
-def whitened(values: torch.Tensor, said: torch.Tensor) -> torch.Tensor:
-    """`values` moved and scaled to mean 0 and variance 1 over all tokens that are `said`; 0 elsewhere."""
-    centre = mean(values, said)
-    spread = mean((values - centre) ** 2, said)
-    return (values - centre) * (spread + 1e-8).rsqrt() * said
+def whitened(
+    values: torch.Tensor, said: torch.Tensor, totals: Callable[[list[float]], list[float]] = list
+) -> torch.Tensor:
+    """`values` moved and scaled to mean 0 and variance 1 over all tokens that are `said`; 0 elsewhere.
+
+    totals: adds each of some numbers over all processes, where several share the answers.
+    """
+    kept = values[said].double()
+    count, total = totals([float(len(kept)), float(kept.sum())])
+    centre = total / count
+    spread = totals([float(((kept - centre) ** 2).sum())])[0] / count
+    return (values - centre) * (spread + 1e-8) ** -0.5 * said
 
 
 def token_rewards(
@@ -77,7 +85,7 @@ def explained_variance(values: torch.Tensor, returns: torch.Tensor, said: torch.
     """The share of the returns' variance that the values foresaw: 1 all, 0 none, below 0 worse than their mean."""
     missed = returns - values
     rest, whole = (mean((one - mean(one, said)) ** 2, said) for one in (missed, returns))
-    return 1 - rest / whole.clamp(min=1e-8)
+    return torch.where(whole > 1e-8, 1 - rest / whole.clamp(min=1e-8), 0.0)
 
 
 @dataclass

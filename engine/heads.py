@@ -35,7 +35,7 @@ def deep(width: int, outputs: int) -> nn.Sequential:
 
 
 def attach(model: Any, **heads: nn.Module) -> None:
-    """Puts `heads` on `model`, in fp32; `heads_of(model)` gives them back by name."""
+    """Puts `heads` on `model`, in fp32: they are `model.heads`, by name."""
     device = model.get_output_embeddings().weight.device
     model.heads = nn.ModuleDict({name: head.to(device, torch.float32) for name, head in heads.items()})
     if not hasattr(model, "peft_config"):  # an adapter is saved without them anyway
@@ -43,13 +43,8 @@ def attach(model: Any, **heads: nn.Module) -> None:
         model._keys_to_ignore_on_save = {*(model._keys_to_ignore_on_save or ()), *named}
 
 
-def heads_of(model: Any) -> nn.ModuleDict:
-    found: nn.ModuleDict = model.heads
-    return found
-
-
 def save(model: Any, folder: Path) -> None:
-    save_file({name: value.detach().cpu().contiguous() for name, value in heads_of(model).state_dict().items()},
+    save_file({name: value.detach().cpu().contiguous() for name, value in model.heads.state_dict().items()},
               folder / FILE)  # fmt: skip
 
 
@@ -58,7 +53,7 @@ def load(model: Any, folder: Path) -> None:
     if not (folder / FILE).is_file():
         raise ModelError(f"{folder.name} has no {FILE}.", "Go on from a checkpoint of a run of the same task.")
     try:
-        heads_of(model).load_state_dict(load_file(folder / FILE))
+        model.heads.load_state_dict(load_file(folder / FILE))
     except RuntimeError as problem:
         raise ModelError(
             f"The heads in {folder.name} do not fit this model.", "Choose the base that they were trained on."

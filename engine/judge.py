@@ -28,7 +28,7 @@ from data.tokens import TextTokenizer
 from engine.contract.errors import DataError
 from engine.report import Stop
 from engine.seen import SeenExamples
-from engine.turn import end_of_turn
+from engine.turn import ends
 from engine.vision import Shown, Sight, expand
 
 TOKENS_AT_ONCE = 4096  # of one forward for the loss: bounds the logits, which are the vocabulary wide
@@ -138,7 +138,7 @@ class Judge:
         self.stop = stop
         inner = model.get_base_model() if hasattr(model, "peft_config") else model
         self.sparse = "logits_to_keep" in inspect.signature(inner.forward).parameters
-        self.ends = _ends(inner, ChatTemplate.of(folder, template), self.tokenizer)
+        self.ends = ends(inner, ChatTemplate.of(folder, template), self.tokenizer)
         named = (self.tokenizer.pad_id, self.tokenizer.eos_id, 0)
         self.pad = next(id for id in named if id is not None)
         self.context = getattr(inner.config.get_text_config(), "max_position_embeddings", None)
@@ -201,13 +201,6 @@ class Judge:
 
     def _tensor(self, rows: list[list[int]]) -> torch.Tensor:
         return torch.tensor(rows, device=self.model.device)
-
-
-def _ends(model: Any, chat: ChatTemplate, tokenizer: TextTokenizer) -> list[int]:
-    """Every token that ends an answer: the model's, the tokenizer's, and the one that the template ends a turn with."""
-    own = model.generation_config.eos_token_id if model.generation_config else None
-    found = [*(own if isinstance(own, list) else [own]), tokenizer.eos_id, end_of_turn(chat, tokenizer)]
-    return sorted({id for id in found if id is not None})
 
 
 def _parts(items: Sequence[Item]) -> Iterator[Sequence[Item]]:

@@ -1,29 +1,57 @@
 """The model as it was at its start, to which training is held.
 
-With an adapter it is the same model with the adapter off, for nothing; where the weights themselves move it is a copy
-of those that do, beside which the others are shared.
+Where an adapter begins by changing nothing it is the model with the adapter off, for nothing. Else (weights that move
+themselves, an adapter that goes on from another run) it is the model with copies of the weights that move in their
+places, beside which all others are shared.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
+from collections.abc import Iterator
 from typing import Any
 
+import torch
 
-def frozen(model: Any) -> Any | None:
-    """A copy of `model` that does not move, before any step; None where the adapter can be turned off."""
-    if hasattr(model, "peft_config"):
-        return None
-    shared = {id(weights): weights for weights in model.parameters() if not weights.requires_grad}
-    return copy.deepcopy(model, shared).requires_grad_(False).eval()
+PROBED = 8  # tokens that tell whether an adapter changes anything
 
 
-@contextlib.contextmanager
-def at_start(model: Any, copied: Any | None) -> Any:
-    """Within it, the model that answers as `model` did at its start; `copied` is what `frozen` gave."""
-    if copied is not None:
-        yield copied
-    else:
-        with model.disable_adapter():
+class Start:
+    """Remembers `model`, which has made no step yet."""
+
+    def __init__(self, model: Any) -> None:
+        moved = {name: one for name, one in model.named_parameters() if one.requires_grad}
+        self.kept = None if idle(model) else {name: one.detach().clone() for name, one in moved.items()}
+
+    @contextlib.contextmanager
+    def of(self, model: Any) -> Iterator[Any]:
+        """Within it `model` is as it was. For looking only: nothing that needs a gradient may reach out of it."""
+        if self.kept is None:
+            with model.disable_adapter():
+                yield model
+            return
+        self._swap(model)
+        try:
             yield model
+        finally:
+            self._swap(model)
+
+    def _swap(self, model: Any) -> None:
+        places = dict(model.named_parameters())
+        for name, kept in (self.kept or {}).items():
+            places[name].data, self.kept[name] = kept, places[name].data  # type: ignore[index]
+
+
+@torch.no_grad()
+def idle(model: Any) -> bool:
+    """Whether `model` has an adapter that changes nothing yet."""
+    if not hasattr(model, "disable_adapter"):
+        return False
+    ids = torch.arange(1, 1 + PROBED, device=model.device)[None]
+    training = model.training
+    model.eval()
+    tuned = model(input_ids=ids, use_cache=False).logits
+    with model.disable_adapter():
+        same = torch.equal(tuned, model(input_ids=ids, use_cache=False).logits)
+    model.train(training)
+    return same

@@ -84,10 +84,10 @@ def write(model: Any, prompts: Sequence[Sequence[int]], sampling: Sampling, ends
     ids = torch.tensor([[pad] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=model.device)
     gaps = torch.tensor([longest - len(prompt) for prompt in prompts], device=model.device)
     read = torch.arange(longest, device=model.device) >= gaps[:, None]
+    config = sampling.config(ends, pad)
+    config.use_cache = True
     with bare(model):
-        written = model.generate(
-            input_ids=ids, attention_mask=read.long(), generation_config=sampling.config(ends, pad), use_cache=True
-        )
+        written = model.generate(input_ids=ids, attention_mask=read.long(), generation_config=config)
     return marked(written, read, ends)
 
 
@@ -103,27 +103,33 @@ def marked(ids: torch.Tensor, read: torch.Tensor, ends: Sequence[int]) -> Answer
 
 @dataclass(frozen=True)
 class Thoughts:
-    """What a model finds of each answer's next token, before it is said.
+    """What a model finds of each token of some answers, before it is said.
 
-    logits: (rows, answer, vocabulary) float32.   hidden: (rows, answer, width): what stands below the output layer.
+    logits: (rows, answer, vocabulary), as the model gives them.   temperature: what they are divided by.
+    hidden: (rows, answer, width) float32: what stands below the output layer.
     """
 
     logits: torch.Tensor
     hidden: torch.Tensor
+    temperature: float = 1.0
 
     def logps(self, tokens: torch.Tensor) -> torch.Tensor:
-        """(rows, answer): the log-probability of each of `tokens`."""
-        picked = self.logits.gather(-1, tokens[..., None])[..., 0]
-        return picked - self.logits.logsumexp(-1)
+        """(rows, answer) float32: the log-probability of each of `tokens`, (rows, answer)."""
+        pairs = zip(self._rows(), tokens, strict=True)
+        return torch.stack([-functional.cross_entropy(row, said, reduction="none") for row, said in pairs])
 
     def entropy(self) -> torch.Tensor:
-        """(rows, answer), in nats."""
-        logps = self.logits.log_softmax(-1)
-        return -(logps.exp() * logps).sum(-1)
+        """(rows, answer) float32, in nats."""
+        logps = (row.log_softmax(-1) for row in self._rows())
+        return torch.stack([-(row.exp() * row).sum(-1) for row in logps])
+
+    def _rows(self) -> Iterator[torch.Tensor]:
+        """(answer, vocabulary) float32, one row at a time: all at once would take twice the logits' memory."""
+        return (row.float() / self.temperature for row in self.logits)
 
 
 def thoughts(model: Any, answers: Answers, temperature: float = 1.0) -> Thoughts:
-    """One forward pass over prompts and answers; logits are divided by `temperature`, as they were for writing."""
+    """One forward pass over prompts and answers, at the temperature at which they were written."""
     count = answers.said.shape[1]
     found = model(
         input_ids=answers.ids,
@@ -135,7 +141,7 @@ def thoughts(model: Any, answers: Answers, temperature: float = 1.0) -> Thoughts
     )
     # The token before says what it expects next.
     logits, hidden = found.logits[:, -count - 1 : -1], found.hidden_states[-1][:, -count - 1 : -1]
-    return Thoughts(logits.float() / temperature, hidden.float())
+    return Thoughts(logits, hidden.float(), temperature)
 
 
 def steady(model: torch.nn.Module) -> None:
@@ -145,6 +151,15 @@ def steady(model: torch.nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, GradientCheckpointingLayer):
             module.training = True
+
+
+@contextlib.contextmanager
+def chance(seed: int, device: torch.device) -> Iterator[None]:
+    """Within it chance begins at `seed`; behind it, it goes on as if nothing had been."""
+    forked = {"devices": []} if device.type == "cpu" else {"devices": [device], "device_type": device.type}
+    with torch.random.fork_rng(**forked):
+        torch.manual_seed(seed)
+        yield
 
 
 @contextlib.contextmanager

@@ -6,10 +6,11 @@ Found by rendering, so it holds for any template; whatever does not fit the patt
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from data.conversation import Message, Row
 from data.mask import tokenise
-from data.render import ChatTemplate
+from data.render import ChatTemplate, NoTemplate
 from data.tokens import TextTokenizer
 from engine.contract.errors import DataError
 
@@ -18,10 +19,19 @@ SYSTEM, ASK, SAID, NEXT = "Xsystem0", "Xuser0", "Xassistant0", "Xuser1"
 
 def end_of_turn(template: ChatTemplate, tokenizer: TextTokenizer) -> int | None:
     """The special token that closes an answer, or None when the template closes it with none."""
+    if isinstance(template, NoTemplate):
+        return None
     row = Row([{"role": "user", "content": ASK}, {"role": "assistant", "content": SAID}], None, "", 0)
     tokens = tokenise(row, template, tokenizer)
     last = max((index for index, trained in enumerate(tokens.trained) if trained), default=None)
     return tokens.ids[last] if last is not None and tokens.ends else None
+
+
+def ends(model: Any, template: ChatTemplate, tokenizer: TextTokenizer) -> list[int]:
+    """Every token that ends an answer: the model's, the tokenizer's, and the one that the template ends a turn with."""
+    own = model.generation_config.eos_token_id if model.generation_config else None
+    found = [*(own if isinstance(own, list) else [own]), tokenizer.eos_id, end_of_turn(template, tokenizer)]
+    return sorted({id for id in found if id is not None})
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,9 @@ class Frame:
 
 def frame_of(template: ChatTemplate) -> Frame | None:
     """The frame of a template that puts fixed text around every message, tried on conversations; else None."""
+    if isinstance(template, NoTemplate):
+        nothing = dict.fromkeys(("system", "user", "assistant"), "")
+        return Frame(nothing, nothing, "")
     try:
         found = _guess(template)
         if found and all(found.render(m) == template.render(m, add_generation_prompt=True) for m in _trials()):
