@@ -8,6 +8,7 @@ teaches nothing. Knows nothing of losses or models.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -35,6 +36,7 @@ class Pair:
     """One preference: each side whole, prompt and answer; labels are the ids, or -100 where nothing is compared.
 
     The prompt is what both sides begin with alike, up to the first token of an answer.
+    margin: by how much the row says that the better answer is better, 0 where it does not.
     """
 
     chosen_ids: list[int]
@@ -43,6 +45,7 @@ class Pair:
     rejected_labels: list[int]
     number: int
     file: str
+    margin: float = 0.0
 
     @property
     def prompt_ids(self) -> list[int]:
@@ -104,11 +107,13 @@ class Pairs:
         columns: dict[str, pa.Array] = {}
         for place, name in enumerate(("chosen", "rejected")):
             columns[f"{name}_ids"], columns[f"{name}_labels"] = labelled([sides[place] for _, sides in kept])
-        return pa.RecordBatch.from_pydict({**columns, **places([row for row, _ in kept])})
+        margins = pa.array([margin(row) for row, _ in kept], pa.float64())
+        return pa.RecordBatch.from_pydict({**columns, **places([row for row, _ in kept]), "margin": margins})
 
     def _rendered(self, row: Row) -> tuple[Row, list[Rendered] | DataError]:
         try:
             row = suited(row, ("preference",), self.thoughts, self.sees)
+            margin(row)
             return row, self.located(row)
         except DataError as problem:
             return row, problem
@@ -150,6 +155,19 @@ class Pairs:
         report.tokens += len(chosen) + len(rejected)
         report.trained_tokens += sum(last - max(first, 1) for _, found in sides for first, last in found if last > 1)
         return [(chosen, sides[0][1]), (rejected, sides[1][1])]
+
+
+def margin(row: Row) -> float:
+    """What the column `margin` of a preference says; DataError where that is no number from 0 on."""
+    said = row.extra.get("margin")
+    try:
+        found = 0.0 if said is None or said == "" else float(said)
+    except (TypeError, ValueError):
+        found = math.nan
+    if not 0 <= found < math.inf:
+        hint = "Correct it, or take the column out."
+        raise DataError(f"the margin is {said!r}, which is no number from 0 on.", hint, file=row.file, row=row.number)
+    return found
 
 
 def prepare_pairs(

@@ -1,0 +1,103 @@
+"""What a preference is measured against: the model as it was before training, or another model.
+
+Asked in every step, or once for all rows, after which a second model need not stay in memory. Where an adapter begins
+by changing nothing, it is the model with the adapter off, for nothing; else (weights that move themselves, adapters
+that begin elsewhere or go on from a run) it is the same model with copies of the weights that move, beside which all
+others are shared. Knows no loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from data import weights
+from data.tokens import TextTokenizer
+from engine.contract.errors import ArgsError, Problem
+from engine.logps import logps
+from engine.model import folder_of, model_of, with_adapter
+from engine.recipes.setting import Setting
+
+Batch = Mapping[str, Any]
+PROBED = 8  # tokens that tell whether an adapter changes anything
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """ask: (rows, length - 1) log-probabilities of the answers in a batch, as `engine.logps.logps` gives them.
+
+    once: whether it is asked for every row before training, and let go.
+    """
+
+    ask: Callable[[Batch], torch.Tensor]
+    once: bool = False
+
+
+def anchor(setting: Setting, model: Any) -> Anchor:
+    """What `model`, which has made no step yet, is held to. Raises ArgsError or ModelError."""
+    task = setting.args.task
+    wanted, once = getattr(task, "reference_model", ""), getattr(task, "precompute_reference", False)
+    if wanted:
+        other = _other(setting, wanted)
+        return Anchor(lambda batch: logps(other, batch), once)
+    if once:
+        return Anchor(lambda batch: logps(model, batch), once)  # no step is made before it is asked
+    return Anchor(as_it_is(model))
+
+
+def as_it_is(model: Any) -> Callable[[Batch], torch.Tensor]:
+    """`ask` of a model as it is now, however it is trained from here on."""
+    if _idle(model):
+
+        def without(batch: Batch) -> torch.Tensor:
+            with model.disable_adapter():
+                return logps(model, batch)
+
+        return without
+    kept = {name: moved.detach().clone() for name, moved in model.named_parameters() if moved.requires_grad}
+    return lambda batch: logps(model, batch, kept)
+
+
+def _idle(model: Any) -> bool:
+    """Whether there is an adapter and it changes nothing yet."""
+    if not hasattr(model, "disable_adapter"):
+        return False
+    ids = torch.arange(1, 1 + PROBED, device=model.device)[None]
+    with torch.no_grad(), _resting(model):
+        tuned = model(input_ids=ids, use_cache=False).logits
+        with model.disable_adapter():
+            return torch.equal(tuned, model(input_ids=ids, use_cache=False).logits)
+
+
+@contextmanager
+def _resting(model: Any) -> Iterator[None]:
+    """Without dropout, which would make two answers of one model differ."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def _other(setting: Setting, wanted: str) -> Any:
+    """The second model, frozen, on the run's device. Its tokens must be those of the trained one."""
+    found = weights.find(wanted, setting.run.workspace)
+    code = setting.args.model.trust_remote_code
+    folder = folder_of(found.base, setting.run.workspace, found.revision, code=code, say=setting.report.note)
+    ours, theirs = (TextTokenizer.of(one) for one in (setting.folder, folder))
+    probe = "".join(map(chr, range(32, 127))) + " The quick brown fox; 12,345 \u00e9\u4e2d\n"
+    if ours.encode(probe).ids != theirs.encode(probe).ids or ours.vocabulary_size != theirs.vocabulary_size:
+        said = f"{wanted} reads text as other tokens than {setting.args.model.path}."
+        raise ArgsError([Problem("task.reference_model", f"{said} Choose a model of the same family.")])
+    model = model_of(
+        folder, dtype=setting.dtype, device=setting.device, attention=setting.args.model.attention,
+        trust_remote_code=code,
+    )  # fmt: skip
+    if found.adapter:
+        model = with_adapter(model, found.adapter)
+    return model.requires_grad_(False).eval()
