@@ -8,12 +8,16 @@ read from those words once all are dead, so the journals keep one writer at a ti
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+import psutil
+
 from engine.contract.args import TrainArgs
+from engine.contract.errors import ResourceError
 from engine.contract.launching import command
 from engine.contract.machine import machine
 from engine.contract.rundir import Run
@@ -34,6 +38,9 @@ def ranks(args: TrainArgs, run: Run, report: Report, stop: Stop) -> int:
     with tempfile.TemporaryDirectory(prefix="tuneboard-ranks-") as ends:
         environment = {**os.environ, ENDS: ends}
         environment.setdefault("OMP_NUM_THREADS", str(max(1, machine().cores // launch.here)))
+        if launch.machines > 1:
+            for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+                environment.setdefault(name, _interface(launch.address, launch.port))
         program = [sys.executable, *command(launch, ["engine", "work", str(run.path)], cpu=cpu)]
         with stop.deferred():
             started = subprocess.Popen(program, stdin=subprocess.PIPE, env=environment)
@@ -42,6 +49,20 @@ def ranks(args: TrainArgs, run: Run, report: Report, stop: Stop) -> int:
             started.wait()
         said = [Ending.read(Path(ends), launch.number * launch.here + local) for local in range(launch.here)]
     return _ended(said, run, report, stop)
+
+
+def _interface(address: str, port: int) -> str:
+    """The network interface that leads to machine 0. A machine's own name often leads to its loopback instead."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as way:
+            way.connect((address, port))  # nothing is sent
+            own = way.getsockname()[0]
+    except OSError as problem:
+        raise ResourceError(
+            f"Machine 0 is not reached at {address}: {problem.strerror or problem}.", "Set launch.address."
+        ) from problem
+    interfaces = psutil.net_if_addrs().items()
+    return next((name for name, known in interfaces if any(one.address == own for one in known)), "")
 
 
 def _ended(said: list[Ending], run: Run, report: Report, stop: Stop) -> int:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from engine import ranks
 from engine.contract.args import TrainArgs
 
@@ -17,6 +19,8 @@ def settings(args: TrainArgs) -> dict[str, Any]:
     if not ranks.joined():
         return {}
     found: dict[str, Any] = {"ddp_find_unused_parameters": False}
+    if launch.strategy in ("ddp", "fsdp"):  # DeepSpeed wants to meet by itself
+        found["accelerator_config"] = {"use_configured_state": True}
     if launch.strategy == "fsdp":
         found |= {"fsdp": True, "fsdp_config": _fsdp(args)}
     elif launch.strategy != "ddp":
@@ -26,9 +30,24 @@ def settings(args: TrainArgs) -> dict[str, Any]:
     return found
 
 
-def gathered(trainer: Any, args: TrainArgs) -> dict[str, Any]:
+def join(args: TrainArgs, device: torch.device) -> None:
+    """Meet the other processes. accelerate shards weights only where it sees several accelerators: on a CPU, where
+    PyTorch shards over gloo as well, it is told so."""
+    if not ranks.joined():
+        return
+    from accelerate import PartialState
+    from accelerate.utils import DistributedType
+
+    state = PartialState(cpu=device.type == "cpu")
+    if args.launch.strategy == "fsdp" and device.type == "cpu":
+        state._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+        state.distributed_type = DistributedType.MULTI_GPU
+
+
+def gathered(trainer: Any) -> dict[str, Any]:
     """`{"state_dict": ...}` with all weights in main memory, when no process holds them all; asked by every process."""
-    if not (ranks.joined() and args.launch.shards):
+    parts = trainer.accelerator.deepspeed_config if trainer.is_deepspeed_enabled else {}
+    if not (trainer.is_fsdp_enabled or parts.get("zero_optimization", {}).get("stage") == 3):
         return {}
     return {"state_dict": trainer.accelerator.get_state_dict(trainer.model_wrapped)}
 

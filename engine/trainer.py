@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainerCallback
 
-from engine import ranks
+from engine import ranks, sharing
+from engine.best import Best
 from engine.contract.errors import BoardError
 from engine.contract.rundir import Run
 from engine.picture import draw
@@ -37,6 +38,8 @@ class Recording:
         "grad_norm": "grad_norm",
         "mean_token_accuracy": "accuracy",
     }
+    # The number of an evaluation that says which weights are the best, and whether it is to fall or to rise.
+    BEST = ("eval/loss", "min")
 
     def weight(self, batch: dict[str, Any]) -> float:
         """What a batch counts in an average over batches: here, its trained tokens."""
@@ -49,15 +52,26 @@ class Recording:
         stop: Stop,
         *,
         keep: int,
+        patience: int | None = None,
+        keep_best: bool = False,
+        parent: Path | None = None,
         samples: Sequence[tuple[str, str]] = (),
         beside: Sequence[Path] = (),
     ) -> None:
-        """keep: checkpoints.   samples: questions, each with the text that asks it.   beside: files for checkpoints."""
+        """keep: checkpoints.   patience, keep_best, parent: as `best.Best` has them.
+
+        samples: questions, each with the text that asks it.   beside: files for checkpoints.
+        """
         self.run, self.report, self.stop, self.keep = run, report, stop, keep
         self.samples, self.beside = samples, beside
         self.tokens_seen, self.tokens_logged, self.logged_at = 0, 0.0, time.monotonic()
         self.broken_steps, self.broken_since = 0, 0
+        self.best = Best(self, patience, keep_best, parent)
         self.add_callback(Watch(self))
+        self.add_callback(self.best)
+
+    def save_beside(self, folder: Path) -> None:
+        """Writes what a task keeps beside its model's weights, in checkpoints and at the end; most keep nothing."""
 
     def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any, **more: Any) -> torch.Tensor:
         self.tokens_seen += _real_tokens(inputs)
@@ -174,9 +188,14 @@ class Recording:
             shutil.rmtree(partial, ignore_errors=True)
         try:
             Trainer._save_checkpoint(self, model, trial)
+            whole = sharing.gathered(self) if self.is_fsdp_enabled else {}
             ranks.wait()
             if ranks.leads():
-                self._keep(partial / f"checkpoint-{step}", step)
+                written = partial / f"checkpoint-{step}"
+                if whole:  # shares of weights resume a run, and nothing else can read them
+                    self.accelerator.unwrap_model(self.model).save_pretrained(written, **whole)
+                    self.processing_class.save_pretrained(written)
+                self._keep(written, step)
             ranks.wait()
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -193,7 +212,8 @@ class Recording:
         shutil.rmtree(final, ignore_errors=True)
         written.rename(final)
         for _, old in self.run.checkpoints()[: -self.keep]:
-            shutil.rmtree(old)
+            if old != self.best.folder:
+                shutil.rmtree(old)
 
 
 class Watch(TrainerCallback):

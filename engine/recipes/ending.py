@@ -24,16 +24,19 @@ def save(trainer: Any, tokenizer: Any, args: TrainArgs, run: Run, dtype: torch.d
     """The final weights under a name of their own, renamed last: `model/` present means success."""
     partial = run.path / f".model-{os.getpid()}"
     model = trainer.accelerator.unwrap_model(trainer.model)
-    whole = sharing.gathered(trainer, args)
+    whole = sharing.gathered(trainer)
     if not ranks.leads():
         return
     try:
+        partial.mkdir()
+        trainer.save_beside(partial)
         if hasattr(model, "peft_config"):
             # The base by the user's name for it, not by the folder that it happened to be loaded from.
             model.peft_config["default"].base_model_name_or_path = args.model.path
             model.peft_config["default"].revision = args.model.revision or None
             model.save_pretrained(partial, save_embedding_layers=False, **whole)
         else:
+            whole = {key: {name: tensor.to(dtype) for name, tensor in state.items()} for key, state in whole.items()}
             model = model if whole else model.to(dtype)
             model.config.dtype = dtype
             model.save_pretrained(partial, **whole)
@@ -55,9 +58,15 @@ def report(trainer: Any, say: Report, seconds: float) -> None:
     first, last = sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
     sentence = f"Training loss went from {first:.3f} to {last:.3f} in {trainer.state.global_step} steps"
     sentence += f"; held-out loss from {held[0]:.3f} to {held[-1]:.3f}." if len(held) > 1 else "."
+    best = trainer.best.moment
+    if trainer.best.ended:
+        sentence += f" It ended early: nothing was better than step {best.step}."
+    if trainer.best.keeps and best:
+        sentence += f" The weights are those of step {best.step}, the best ({trainer.best.name} {best.value:.4g})."
     facts = {
         "first_loss": first, "last_loss": last,
         "eval_losses": held, "best_eval_loss": min(held, default=None),
+        "best_step": best.step if best else None, "ended_early": trainer.best.ended,
         "steps": trainer.state.global_step, "seconds": seconds, "tokens": trainer.tokens_seen,
     }  # fmt: skip
     say.result(sentence, **facts)
