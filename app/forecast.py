@@ -7,20 +7,19 @@ that matters changes. Nothing here draws.
 from __future__ import annotations
 
 import hashlib
-import math
-import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from app import counting, runs
-from data import forecast, models, preflight, registry, sets, sources, survey
+from data import models, preflight, registry, sets, sources, survey
 from data.inspection import Inspection
+from data.planning.plan import Plan, planned
+from data.planning.shape import subject
 from engine.contract import auto, machine
 from engine.contract.args import TrainArgs
 from engine.contract.errors import BoardError, Problem
-from engine.contract.rundir import records
 
 # The files of a model that decide how rows become tokens.
 MODEL_FILES = (
@@ -40,13 +39,8 @@ class Forecast:
     card: models.Card | None = None
     rows: Inspection | None = None
     question: str = ""
-    trained: int = 0
+    plan: Plan | None = None
     steps: int = 0
-    memory: forecast.Memory | None = None
-    free: int = 0
-    total: int = 0
-    seconds: float | None = None
-    measured: float = 0.0  # bytes at the peak of an earlier run with the same arguments; 0 without one
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -76,25 +70,15 @@ def look(args: TrainArgs, workspace: Path, allowed: Sequence[Path] = ()) -> Fore
                 problems += answer.problems
         except BoardError as problem:
             problems.append(_problem("data.train", problem))
-    facts = auto.Facts(machine.machine(), card.parameters if card else 0, sequences(rows) if rows else 0)
+    known = subject(args.model.path, card)
+    facts = auto.Facts(machine.machine(), known.parameters if known else 0, sequences(rows) if rows else 0)
     args = auto.resolved(args, facts)
-    now = machine.memory()
-    found = Forecast(args, card, rows, question, free=now.free, total=now.total)
-    if rows:
-        found = replace(
-            found, steps=auto.total_steps(args, facts), seconds=_seconds(args, rows, _past(args, workspace, _alike))
-        )
-    if past := _past(args, workspace, _alike_in_memory):
-        found = replace(found, measured=past.peak)
-    if card:
-        longest = min(rows.longest if rows and not args.data.packing else args.data.max_length, args.data.max_length)
-        tied = bool(card.config.get("tie_word_embeddings"))
-        found = replace(
-            found,
-            trained=forecast.trained_parameters(card.shapes, args.method, tied=tied),
-            memory=forecast.memory(card, args, longest=longest),
-        )
-    return replace(found, notes=tuple(notes), problems=tuple(problems))
+    return Forecast(
+        args, card, rows, question,
+        plan=planned(args, known, workspace, rows=rows) if known else None,
+        steps=auto.total_steps(args, facts) if rows else 0,
+        problems=tuple(problems), notes=tuple(notes),
+    )  # fmt: skip
 
 
 def sequences(rows: Inspection) -> int:
@@ -144,50 +128,3 @@ def _matters(args: TrainArgs) -> str:
 @lru_cache(maxsize=64)
 def _sampled(matters: str, folder: Path, workspace: Path, allowed: tuple[Path, ...], states: str) -> Inspection:
     return survey.sampled(TrainArgs.model_validate_json(matters), folder, workspace, allowed)
-
-
-def _seconds(args: TrainArgs, rows: Inspection, past: Past | None) -> float | None:
-    """How long the steps take at the speed of an earlier run of the same model and method here; None without one."""
-    if past is None or not past.speed:
-        return None
-    share = args.steps.max_steps / max(1, _steps_an_epoch(args, rows)) if args.steps.max_steps else args.steps.epochs
-    return rows.tokens * rows.scale * share / past.speed
-
-
-def _steps_an_epoch(args: TrainArgs, rows: Inspection) -> int:
-    return math.ceil(math.ceil(sequences(rows) / args.steps.batch_size) / auto.accumulation_of(args))
-
-
-@dataclass(frozen=True)
-class Past:
-    """What an ended run logged: its median tokens/s, and its peak of memory in bytes; 0 where it logged none."""
-
-    speed: float
-    peak: float
-
-
-def _past(args: TrainArgs, workspace: Path, same: Callable[[TrainArgs], object]) -> Past | None:
-    """The newest run that was done and is the same as `args` in what `same` looks at."""
-    for found in runs.listed(workspace):
-        if found.state == "done" and isinstance(found.args, TrainArgs) and same(found.args) == same(args):
-            return _logged(found.run.metrics_path)
-    return None
-
-
-def _alike(args: TrainArgs) -> object:
-    return args.model.path, args.method.kind, args.model.dtype, args.compute.device, args.compute.checkpointing
-
-
-def _alike_in_memory(args: TrainArgs) -> object:
-    """All that memory depends on."""
-    return args.model, args.data, args.method, args.optim.optimiser, args.steps.batch_size, args.compute
-
-
-@lru_cache(maxsize=256)
-def _logged(metrics: Path) -> Past:
-    values = [record.get("values") or {} for record in records(metrics)]
-    speeds, peaks = (
-        [value[name] for value in values if isinstance(value.get(name), (int, float)) and value[name] > 0]
-        for name in ("train/tokens_per_second", "memory/peak_gb")
-    )
-    return Past(statistics.median(speeds) if speeds else 0.0, max(peaks, default=0.0) * 1e9)

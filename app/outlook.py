@@ -12,12 +12,19 @@ from app.forecast import Forecast, sequences
 from app.live import duration
 from data.finding import Level
 from data.models import Card
+from data.planning.plan import Plan
 from data.registry import Count, Entry
 from engine.contract.adapters import Lora
 from engine.contract.args import TrainArgs
 from engine.contract.methods import Freeze
 
 LEVELS: tuple[Level, ...] = ("error", "warning", "note")
+# How long it takes, by what it was told.
+BASIS = {
+    "measured": "at the speed of the two steps that were measured.",
+    "earlier": "at the speed of your last run like this.",
+    "rate": "from how fast this machine multiplies matrices.",
+}
 
 
 def model_line(card: Card | None, waiting: str = "") -> str:
@@ -65,7 +72,9 @@ def start(found: Forecast | None, busy: bool) -> str:
 
 def _sentence(found: Forecast) -> str:
     args, card, rows = found.args, found.card, found.rows
-    which = f"{count(found.trained)} of {count(card.parameters)} parameters" if card else "the model"
+    which = (
+        f"{count(found.plan.trained)} of {count(card.parameters)} parameters" if card and found.plan else "the model"
+    )
     told = f"Trains <b>{escape(which)}</b> ({escape(_method(args))})"
     if rows is None:
         return f'<p class="tb-lead">{told}. Rows and steps are counted once the model is here.</p>'
@@ -91,35 +100,58 @@ def _method(args: TrainArgs) -> str:
 
 
 def _time(found: Forecast) -> str:
-    if found.seconds is None:
-        return '<p class="tb-muted">How long it takes is known after the first steps.</p>'
-    return f"<p>About <b>{duration(found.seconds)}</b>, at the speed of your last run like this.</p>"
+    plan = found.plan
+    if plan is None or plan.work is None:
+        return ""
+    work = plan.work
+    if work.seconds is None or work.basis is None:
+        said = "How long it takes is known after the first steps, or once it is measured."
+        return f'<p class="tb-muted">{said}</p>'
+    about = (
+        f"{count(work.operations)} operations"
+        if work.operations < 1e15
+        else f"{work.operations / 1e15:,.0f} P operations"
+    )
+    return f'<p>About <b>{duration(work.seconds)}</b>, {BASIS[work.basis]} <span class="tb-muted">({about})</span></p>'
 
 
 def _memory(found: Forecast) -> str:
-    memory = found.memory
-    if memory is None:
+    plan = found.plan
+    if plan is None:
         return ""
-    needed = found.measured or memory.total
-    scale = max(memory.total, found.free) or 1
+    scale = max(plan.memory.total, plan.free) or 1
+    there = [(number, label, part) for number, (label, part) in enumerate(plan.memory.parts.items()) if part]
     bars = "".join(
         f'<i class="tb-part-{number}" style="width:{part / scale:.2%}" title="{escape(label)}: {size(part)}"></i>'
-        for number, (label, part) in enumerate(memory.parts.items())
+        for number, label, part in there
     )
     keys = "".join(
-        f'<span><i class="tb-part-{number}"></i>{escape(label)} {size(part)}</span>'
-        for number, (label, part) in enumerate(memory.parts.items())
-        if part
+        f'<span><i class="tb-part-{number}"></i>{escape(label)} {size(part)}</span>' for number, label, part in there
     )
-    least = "" if found.measured else "at least "
-    tight = needed > found.free
-    note = "as your last run like this" if found.measured else "a first estimate, without what libraries keep"
-    if tight:
-        note = "more than is free: lower the batch size or the maximum length"
     return (
-        f'<div class="tb-memory{" tb-tight" if tight else ""}"><p>Memory: {least}<b>{size(needed)}</b> of '
-        f'{size(found.free)} free <span class="tb-muted">({note})</span></p><div class="tb-parts">{bars}</div>'
-        f'<div class="tb-keys">{keys}</div></div>'
+        f'<div class="tb-memory{"" if plan.fits else " tb-tight"}"><p>{_needs(plan)}</p>'
+        f'<div class="tb-parts">{bars}</div><div class="tb-keys">{keys}</div></div>'
+    )
+
+
+def _needs(plan: Plan) -> str:
+    """`Memory: about 2.1 GB of 20 GB free (an estimate)`."""
+    if plan.measured and plan.measured.out_of_memory:
+        return f"Memory: <b>more than there is</b>: two steps were tried, and {size(plan.free)} free were not enough."
+    told = {
+        "measured": "measured in two steps on the longest rows",
+        "earlier": "as your last run like this",
+        "estimate": {
+            "files": "an estimate", "config": "an estimate from the model's config",
+            "size": "a rough estimate, from the model's size alone",
+        }[plan.subject.known],
+    }[plan.basis]  # fmt: skip
+    about = "about " if plan.basis == "estimate" else ""
+    each = " on each device" if plan.args.launch.here > 1 else ""
+    host = f", and {size(plan.memory.host)} of main memory" if plan.memory.host else ""
+    return (
+        f"Memory: {about}<b>{size(plan.needed)}</b>{each} of {size(plan.free)} free{host} "
+        f'<span class="tb-muted">({told}{"" if plan.fits else "; more than is free"})</span>'
     )
 
 

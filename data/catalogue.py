@@ -17,17 +17,18 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from data import models
 from data.entries import LIST, LOADER
-from data.forecast import OPTIMISER, PROGRAM
+from data.planning import optimisers
+from data.planning.widths import PROGRAM
 
 HERE = Path(__file__).resolve().parent
 T = TypeVar("T")
 Kind = Literal["base", "instruct", "reasoning", "vision", "code"]
 Method = Literal["lora", "full", "4-bit"]
 Task = Literal["sft", "dpo", "kto", "reward", "pretrain", "grpo"]
-# Bytes for each parameter, as data/forecast.py counts them. LoRA: frozen weights in 16 bits, and 1 % of them trained.
+# Bytes for each parameter, as data/planning counts them. LoRA: frozen weights in 16 bits, and 1 % of them trained.
 # Full: weights and gradients in fp32, the 16-bit copy, AdamW's moments. 4-bit: half a byte, its scales, and embeddings
 # and output layer in 16 bits, which is most in small models; the adapter as for LoRA.
-TRAINED = 4 + 4 + 2 + OPTIMISER["adamw_torch"]
+TRAINED = 4 + 4 + 2 + optimisers.state("adamw_torch")
 BYTES: dict[Method, float] = {"lora": 2 + 0.01 * TRAINED, "full": TRAINED, "4-bit": 0.7 + 0.01 * TRAINED}
 NUMBER = r"(?<![\d.])"  # 1b is a size of its own, and not the end of 11b
 ACTIVATIONS = 0.1  # of the above, for one short row with checkpointing: the least that anybody trains with
@@ -145,7 +146,7 @@ def needed(entry: ModelEntry, method: Method) -> int:
     """Bytes that training takes at the very least: a bound to leave out what cannot fit, no promise of what does.
 
     Bytes for each parameter times their number, a tenth for activations, and the program. Long rows and large batches
-    take more: `data/forecast.py` counts them from the model's own files once these are here.
+    take more: `data/planning` counts them from the model's own files once these are here.
     """
     return round(entry.parameters * BYTES[method] * (1 + ACTIVATIONS)) + PROGRAM
 

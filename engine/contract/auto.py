@@ -20,7 +20,6 @@ class Facts:
     machine: Machine
     parameters: int = 0
     rows: int = 0
-    devices: int = 1
 
 
 def resolved(args: TrainArgs, facts: Facts) -> TrainArgs:
@@ -31,7 +30,7 @@ def resolved(args: TrainArgs, facts: Facts) -> TrainArgs:
     to the worker alone.
     """
     steps = args.steps
-    accumulation = accumulation_of(args, facts.devices)
+    accumulation = accumulation_of(args)
     total = total_steps(args, facts)
     content: dict[str, Any] = args.model_dump()
     put = {
@@ -39,10 +38,11 @@ def resolved(args: TrainArgs, facts: Facts) -> TrainArgs:
         ("method", "alpha"): 2.0 * getattr(args.method, "rank", 0),
         ("optim", "learning_rate"): learning_rate(args, facts.parameters),
         ("steps", "accumulation"): accumulation,
-        ("steps", "global_batch"): steps.batch_size * accumulation * facts.devices,
+        ("steps", "global_batch"): steps.batch_size * accumulation * args.launch.replicas,
         ("record", "evaluate_every"): max(1, math.ceil(total / 10)) if total else AUTO,
         ("record", "save_every"): max(1, math.ceil(total / 4)) if total else AUTO,
-        ("compute", "checkpointing"): facts.parameters > CHECKPOINT_ABOVE if facts.parameters else AUTO,
+        ("compute", "checkpointing"): _checkpointing(args, facts),
+        ("launch", "processes"): args.launch.here,
     }
     for (section, name), value in put.items():
         if content[section].get(name) == AUTO:
@@ -50,21 +50,35 @@ def resolved(args: TrainArgs, facts: Facts) -> TrainArgs:
     return TrainArgs.model_validate(content)
 
 
-def accumulation_of(args: TrainArgs, devices: int = 1) -> int:
+def _checkpointing(args: TrainArgs, facts: Facts) -> bool | Auto:
+    """On for large models. Never with prefix tuning, whose keys would be computed twice over."""
+    if args.method.kind == "prefix":
+        return False
+    return facts.parameters > CHECKPOINT_ABOVE if facts.parameters else AUTO
+
+
+def accumulation_of(args: TrainArgs) -> int:
     """Batches per optimiser step."""
     steps = args.steps
     if steps.accumulation != AUTO:
         return int(steps.accumulation)
-    wanted = args.task.step_rows if steps.global_batch == AUTO else int(steps.global_batch)
-    return max(1, wanted // (steps.batch_size * devices))
+    at_once = steps.batch_size * args.launch.replicas
+    if steps.global_batch != AUTO:
+        return max(1, int(steps.global_batch) // at_once)
+    whole = math.lcm(at_once, args.task.together) // at_once  # as many as hold whole groups
+    return math.ceil(max(1, args.task.step_rows // at_once) / whole) * whole
 
 
 def total_steps(args: TrainArgs, facts: Facts) -> int:
     """Optimiser steps of the whole run; 0 while the rows are unknown. As transformers' Trainer counts them."""
     if args.steps.max_steps:
         return args.steps.max_steps
-    batches = math.ceil(facts.rows / (args.steps.batch_size * facts.devices))
-    per_epoch = math.ceil(batches / accumulation_of(args, facts.devices))
+    at_once, accumulation = args.steps.batch_size * args.launch.replicas, accumulation_of(args)
+    if args.task.together > 1:  # a step takes so many rows, and writes a group of answers to each
+        asked = max(1, at_once * accumulation // args.task.together)
+        per_epoch = args.task.again * (max(1, facts.rows // asked) if facts.rows else 0)
+    else:
+        per_epoch = math.ceil(math.ceil(facts.rows / at_once) / accumulation)
     return math.ceil(args.steps.epochs * per_epoch)
 
 
@@ -73,7 +87,9 @@ def learning_rate(args: TrainArgs, parameters: int) -> float | Auto:
     if not parameters:
         return AUTO
     small = parameters < 1_000_000_000
-    adapter = args.method.kind == "lora"
+    adapter = args.method.adapter
+    # Few numbers that start far from where they must go: a rate for weights would not get them there.
+    far = {"prompt": 20.0, "prefix": 20.0, "ia3": 10.0}.get(args.method.kind, 1.0)
     if args.task.gentle:
-        return (5e-5 if small else 2e-5) if adapter else (1e-5 if small else 1e-6)
-    return (5e-4 if small else 2e-4) if adapter else (1e-4 if small else 1e-5)
+        return (5e-5 if small else 2e-5) * far if adapter else (1e-5 if small else 1e-6)
+    return (5e-4 if small else 2e-4) * far if adapter else (1e-4 if small else 1e-5)

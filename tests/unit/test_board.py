@@ -200,13 +200,13 @@ class TestForecast:
         first = forecast.look(args, workspace, [Path("/")])
         a_run(workspace, losses=(2.0, 1.0), **first.args.model_dump())
         again = forecast.look(args, workspace, [Path("/")])
-        assert again.seconds == pytest.approx(first.rows.tokens * 3 / 100)
-        assert (first.measured, again.measured) == (0, 2.5e9)
-        assert "2.5 GB" in outlook.outlook(again) and "at least" in outlook.outlook(first)
+        assert again.plan.work.seconds == pytest.approx(first.rows.tokens * 3 / 100)
+        assert (first.plan.earlier, again.plan.earlier) == (0, 2.5e9)
+        assert "2.5 GB" in outlook.outlook(again) and "an estimate" in outlook.outlook(first)
         longer = args.model_copy(update={"data": args.data.model_copy(update={"max_length": 128})})
-        assert forecast.look(longer, workspace, [Path("/")]).measured == 0
+        assert forecast.look(longer, workspace, [Path("/")]).plan.earlier == 0
         other = TrainArgs.model_validate({**said, "method": "full"})
-        assert forecast.look(other, workspace, [Path("/")]).seconds is None
+        assert forecast.look(other, workspace, [Path("/")]).plan.work.seconds is None
 
     def test_every_problem_is_said_at_its_field(self, workspace):
         args = TrainArgs.model_validate({

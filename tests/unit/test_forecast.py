@@ -1,15 +1,11 @@
-"""The arithmetic of a forecast, against numbers counted by hand or known from the literature."""
+"""Which weights each method trains, against numbers counted by hand."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import pytest
 
 from data import forecast
-from data.models import Card
 from engine.contract.adapters import Lora
-from engine.contract.args import TrainArgs
 from engine.contract.methods import Freeze, Full
 
 HIDDEN, INNER, KEYS, VOCABULARY, LAYERS = 576, 1536, 192, 49152, 30  # SmolLM2-135M
@@ -31,20 +27,6 @@ def smollm(layers: int = LAYERS, *, tied: bool = True) -> dict[str, tuple[int, .
             f"{stem}.input_layernorm.weight": (HIDDEN,), f"{stem}.post_attention_layernorm.weight": (HIDDEN,),
         }  # fmt: skip
     return shapes
-
-
-def card(**config: object) -> Card:
-    shapes = smollm()
-    told = {
-        "hidden_size": HIDDEN, "intermediate_size": INNER, "num_attention_heads": 9, "num_key_value_heads": 3,
-        "vocab_size": VOCABULARY, "tie_word_embeddings": True, **config,
-    }  # fmt: skip
-    return Card(Path("m"), "m", 134_515_008, 8192, "bf16", "LlamaForCausalLM", "", "own", 0, told, shapes)
-
-
-def memory(longest: int = 128, **args: object) -> forecast.Memory:
-    given = TrainArgs.model_validate({"compute": {"checkpointing": False}, "model": {"dtype": "fp32"}, **args})
-    return forecast.memory(card(), given, longest=longest)
 
 
 def test_full_counts_every_parameter_of_smollm2():
@@ -96,32 +78,3 @@ def test_a_target_that_no_layer_has_is_found_with_the_names_that_there_are():
     unknown, has = forecast.unknown_targets(smollm(), ["q_proj", "q_prj"])
     assert unknown == ["q_prj"]
     assert "q_proj" in has and "embed_tokens" not in has
-
-
-def test_full_training_in_fp32_takes_sixteen_bytes_a_parameter():
-    found = memory(method="full")
-    assert found.weights == 0
-    assert found.trained + found.optimiser == 16 * 134_515_008
-
-
-def test_an_adapter_leaves_the_weights_as_wide_as_they_were_loaded():
-    assert memory().weights == 4 * 134_515_008
-    assert memory(model={"dtype": "bf16"}).weights == 2 * 134_515_008
-    assert memory().optimiser == 8 * 4_884_480
-
-
-def test_activations_grow_with_the_batch_and_the_length_and_shrink_with_checkpointing():
-    one = memory(steps={"batch_size": 1}).activations
-    assert memory(steps={"batch_size": 2}).activations == 2 * one
-    assert memory(longest=256, steps={"batch_size": 1}).activations == 2 * one
-    assert memory(steps={"batch_size": 1}, compute={"checkpointing": True}).activations < one / 2
-
-
-def test_eager_attention_pays_for_the_matrix_of_scores():
-    fused, eager = (memory(longest=512, model={"dtype": "fp32", "attention": name}) for name in ("sdpa", "eager"))
-    assert eager.activations - fused.activations == 30 * 2 * 4 * 9 * 512 * 512 * TrainArgs().steps.batch_size
-
-
-def test_the_parts_are_the_whole():
-    found = memory()
-    assert sum(found.parts.values()) == found.total

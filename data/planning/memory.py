@@ -1,0 +1,146 @@
+"""What a training run needs of a device's memory at its peak, part by part, by arithmetic alone.
+
+Each part has its source beside it. Where several processes share a model, it is what one of them holds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from data.forecast import layer_count, trained_parameters
+from data.planning import activations, optimisers
+from data.planning.shape import Subject
+from data.planning.widths import BYTES, INT8, NF4, NF4_DOUBLE, PROGRAM
+from engine.contract.args import TrainArgs
+
+# What the allocator cannot use of what it was given back, as a share of what comes and goes in a step. glibc keeps
+# freed blocks below 32 MB (measured: MEASUREMENTS.md); torch's allocator on a GPU rounds up and splits.
+RESERVE = {"cpu": 0.25}
+RESERVED = 0.08
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes at the peak, by part, in the order in which they are drawn; `host`: what was moved to main memory."""
+
+    parts: Mapping[str, int] = field(default_factory=dict)
+    host: int = 0
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+
+def memory(subject: Subject, args: TrainArgs, *, longest: int, device: str = "cpu", beside: int = 0) -> Memory:
+    """A sum of parts. longest: tokens of the longest row, after the cut. beside: bytes of further models, such as one
+    that gives rewards."""
+    launch, whole = args.launch, not args.method.adapter
+    trained = trained_parameters(subject.shapes, args.method, tied=subject.shape.tied)
+    processes = getattr(launch, "everywhere", 1)
+    strategy = getattr(launch, "strategy", "ddp")
+    # ZeRO (Rajbhandari et al., 2020): stage 2 divides gradients and optimiser state among the processes, stage 3 and
+    # FSDP the weights too, of which each then needs those of one layer, and of the next one that is fetched, whole.
+    divided, all_divided = strategy in ("fsdp", "zero2", "zero3"), strategy in ("fsdp", "zero3")
+    host = 0
+
+    def held(octets: float, shared: bool, away: bool = False) -> int:
+        nonlocal host
+        share = math.ceil(octets / processes) if shared else math.ceil(octets)
+        host += share if away else 0
+        return 0 if away else share
+
+    away = bool(getattr(launch, "offload", False)) and divided
+    frozen = frozen_bytes(subject, args, trained)
+    state = trained * optimisers.state(args.optim.optimiser)
+    gradients = 4 * trained if optimisers.keeps_gradients(args.optim.optimiser) else 4 * subject.layer
+    weights = held(frozen, all_divided, away and all_divided)
+    gathered = 2 * subject.layer * BYTES[args.model.dtype] if all_divided and processes > 1 else 0
+    shared = Step.of(subject, args, longest)
+    dynamic = shared.activations + shared.logits + shared.answers + gathered
+    parts = {
+        "weights": weights + gathered,
+        # Trained weights are held in fp32; 16-bit arithmetic keeps a 16-bit copy of them through the step.
+        "trained weights": held(4 * trained, all_divided, away and all_divided)
+        + held(trained * BYTES[args.model.dtype] if BYTES[args.model.dtype] < 4 else 0, all_divided),
+        "gradients": held(min(gradients, 4 * trained), divided, away),
+        "optimiser": held(state, divided, away),
+        "other models": reference(trained, args, whole) + beside,
+        "activations": shared.activations,
+        "logits": shared.logits,
+        "answers": shared.answers,
+        "reserve": math.ceil(dynamic * RESERVE.get(device, RESERVED)),
+        "program": PROGRAM,
+    }
+    return Memory(parts, host + shared.host)
+
+
+def frozen_bytes(subject: Subject, args: TrainArgs, trained: int) -> float:
+    """Bytes of the weights that stay as they are. Quantisation takes linear layers; embeddings, norms and the output
+    layer stay in the precision of the arithmetic."""
+    width = BYTES[args.model.dtype]
+    if subject.quantised:
+        return float(subject.size)
+    frozen = subject.parameters - (0 if args.method.adapter else trained)
+    packed = per_weight(args)
+    if packed is None or not args.method.adapter:
+        return frozen * width
+    return subject.linear * packed + (frozen - subject.linear) * width
+
+
+def per_weight(args: TrainArgs) -> float | None:
+    """Bytes of a quantised weight; None where nothing is quantised."""
+    kind = getattr(args.model, "quantisation", "none")
+    if kind in ("nf4", "fp4"):
+        return NF4_DOUBLE if getattr(args.model, "double_quantisation", False) else NF4
+    return None if kind == "none" else INT8
+
+
+def reference(trained: int, args: TrainArgs, whole: bool) -> int:
+    """Bytes of the frozen copy that a task compares with: the base with its adapter off costs nothing; where weights
+    themselves move, those that do are kept as they were, in fp32."""
+    return 4 * trained if args.task.reference and whole else 0
+
+
+@dataclass(frozen=True)
+class Step:
+    """What comes and goes while rows are worked on, in bytes."""
+
+    activations: int
+    logits: int
+    answers: int = 0
+    host: int = 0
+
+    @classmethod
+    def of(cls, subject: Subject, args: TrainArgs, longest: int) -> Step:
+        rows, split = rows_at_once(args), _split(args)
+        tokens = math.ceil(rows * longest / split)
+        depth = layer_count(subject.shapes) or subject.shape.layers
+        kept = activations.kept(subject.shape, args, rows=rows, tokens=tokens, longest=longest, layers=depth)
+        logits = activations.logits(subject.shape, args, tokens=tokens)
+        answers = generation(subject, args, longest)
+        # Answers are written before they are learnt from: the peak is where more is needed.
+        return cls(kept.device, logits, max(0, answers - kept.device - logits), kept.host)
+
+
+def rows_at_once(args: TrainArgs) -> int:
+    """Conversations that go through the model together: a pair is two."""
+    pairs = args.task.takes[:1] == ("preference",)
+    return args.steps.batch_size * (2 if pairs else 1)
+
+
+def generation(subject: Subject, args: TrainArgs, longest: int) -> int:
+    """Bytes of the keys and values of all tokens while answers are written: two for each layer and token."""
+    if not args.task.generates:
+        return 0
+    rows = args.steps.batch_size * (args.steps.accumulation if isinstance(args.steps.accumulation, int) else 1)
+    longest += int(getattr(args.task, "max_new_tokens", 0))
+    return 2 * subject.shape.layers * subject.shape.values * rows * longest * BYTES[args.model.dtype]
+
+
+def _split(args: TrainArgs) -> int:
+    """Processes among which the tokens of each row are divided."""
+    launch: Any = args.launch
+    return getattr(launch, "context_parallel", 1) * getattr(launch, "sequence_parallel", 1)

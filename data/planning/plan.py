@@ -1,0 +1,104 @@
+"""What a run will take, put together: the parts of memory against what is free, and the work against the clock.
+
+For the page and for `engine plan` alike. Reads files, loads nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from data.forecast import trained_parameters
+from data.inspection import Inspection
+from data.planning import past
+from data.planning.compute import Work, work
+from data.planning.memory import Memory, memory
+from data.planning.past import Measured
+from data.planning.shape import Subject, named
+from engine.contract import auto, machine
+from engine.contract.args import TrainArgs
+
+
+@dataclass(frozen=True)
+class Plan:
+    """longest: the row that memory is counted for, in tokens.   earlier: bytes at the peak of a run with the same
+    arguments, 0 without one.   work is None while the rows are not known."""
+
+    args: TrainArgs
+    subject: Subject
+    trained: int
+    longest: int
+    memory: Memory
+    free: int
+    total: int
+    work: Work | None = None
+    measured: Measured | None = None
+    earlier: float = 0.0
+
+    @property
+    def basis(self) -> Literal["measured", "earlier", "estimate"]:
+        """What `needed` was told by."""
+        if self.measured:
+            return "measured"
+        return "earlier" if self.earlier else "estimate"
+
+    @property
+    def needed(self) -> float:
+        """Bytes at the peak; of two steps that ran out of memory it is known only that they took more than is there."""
+        if self.measured:
+            return self.measured.peak if not self.measured.out_of_memory else max(self.memory.total, self.total)
+        return self.earlier or self.memory.total
+
+    @property
+    def fits(self) -> bool:
+        return not (self.measured and self.measured.out_of_memory) and self.needed <= self.free
+
+
+def planned(
+    args: TrainArgs, subject: Subject, workspace: Path, *, rows: Inspection | None = None,
+    now: machine.Memory | None = None,
+) -> Plan:  # fmt: skip
+    """The plan for `args`, of which every `auto` is decided that can be. rows: a look at them. now: memory, if it was
+    asked for already."""
+    now = now or machine.memory()
+    device = machine.machine().device if args.compute.device == "auto" else args.compute.device
+    limit = args.data.max_length
+    longest = limit if rows is None or args.data.packing else min(rows.longest, limit)
+    known = past.measured(args, workspace)
+    return Plan(
+        args, subject,
+        trained=trained_parameters(subject.shapes, args.method, tied=subject.shape.tied),
+        longest=longest,
+        memory=memory(subject, args, longest=longest, device=device, beside=_beside(args, workspace)),
+        free=now.free, total=now.total,
+        work=_work(args, subject, workspace, rows, known) if rows else None,
+        measured=known,
+        earlier=past.earlier(args, workspace, past.alike_in_memory).peak,
+    )  # fmt: skip
+
+
+def _work(args: TrainArgs, subject: Subject, workspace: Path, rows: Inspection, known: Measured | None) -> Work:
+    sequences = round(rows.sequences * rows.scale)
+    facts = auto.Facts(machine.machine(), subject.parameters, sequences)
+    steps = auto.total_steps(args, facts)
+    an_epoch = auto.total_steps(once(args), facts)
+    tokens = rows.tokens * rows.scale * steps / max(1, an_epoch)
+    return work(
+        subject, args, steps=steps, tokens=tokens, length=rows.tokens / max(1, rows.sequences),
+        measured=known.speed if known else 0.0,
+        earlier=past.earlier(args, workspace, past.alike).speed,
+        rate=past.rate(args, workspace),
+    )  # fmt: skip
+
+
+def once(args: TrainArgs) -> TrainArgs:
+    """The same run over one epoch."""
+    return args.model_copy(update={"steps": args.steps.model_copy(update={"epochs": 1.0, "max_steps": None})})
+
+
+def _beside(args: TrainArgs, workspace: Path) -> int:
+    """Bytes of a model that gives rewards, in 16 bits."""
+    rewards = getattr(args.task, "rewards", None)
+    model = named(rewards.model, workspace) if rewards is not None and getattr(rewards, "model", "") else None
+    return 2 * model.parameters if model else 0

@@ -1,0 +1,207 @@
+"""The planner's arithmetic, against figures known from the literature and numbers counted by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from data.planning import activations, optimisers
+from data.planning.compute import per_token, work
+from data.planning.memory import Memory, memory
+from data.planning.past import Measured
+from data.planning.plan import Plan
+from data.planning.shape import Shape, Subject
+from engine.contract.args import TrainArgs
+
+GB = 1e9
+# Llama-3-8B with a vocabulary of 128,000, and 4 rows of 8,192 tokens.
+LLAMA = Shape(hidden=4096, inner=14336, layers=32, heads=32, keys=8, head=128, vocabulary=128_000)
+ROWS, LENGTH = 4, 8192
+B8 = Subject(LLAMA, LLAMA.tensors(), 8_028_164_096)
+SMALL = Shape(hidden=576, inner=1536, layers=30, heads=9, keys=3, head=64, vocabulary=49_152, tied=True)
+M135 = Subject(SMALL, SMALL.tensors(), 134_515_008)
+
+
+def close(value: float) -> Any:
+    return pytest.approx(value, rel=0.01)
+
+
+def args(**said: Any) -> TrainArgs:
+    usual = {"compute": {"checkpointing": False}, "model": {"dtype": "fp32"}, "steps": {"batch_size": ROWS}}
+    return TrainArgs.model_validate({**usual, **said})
+
+
+def needs(subject: Subject = M135, longest: int = 128, **said: Any) -> Memory:
+    return memory(subject, args(**said), longest=longest, device="cuda")
+
+
+class TestGolden:
+    """The textbook's figures for Llama-3-8B, to 1 %. A GB is 1e9 bytes."""
+
+    def test_parameters(self):
+        assert Subject.configured({
+            "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
+            "num_key_value_heads": 8, "vocab_size": 128_000,
+        }).parameters == close(8.03e9)  # fmt: skip
+
+    def test_weights_in_bf16(self):
+        assert needs(B8, model={"dtype": "bf16"}).parts["weights"] == close(16 * GB)
+
+    def test_weights_gradients_and_adam_states_take_sixteen_bytes_a_parameter(self):
+        """fp32 weights, gradients and two moments: 4 + 4 + 4 + 4. (With bf16 weights and gradients beside an fp32 copy
+        and the moments it is 2 + 2 + 4 + 4 + 4: the same.)"""
+        found = needs(B8, method="full").parts
+        assert found["weights"] == 0
+        assert sum(found[name] for name in ("trained weights", "gradients", "optimiser")) == close(128 * GB)
+
+    def test_naive_activations_scores_and_logits(self):
+        """24 bsh a layer, one matrix of scores and the logits, each value of 2 bytes."""
+        values, scores, logits = activations.naive(LLAMA, ROWS, LENGTH)
+        assert values == 24 * ROWS * LENGTH * 4096 * 32 * 2
+        assert scores == 2 * ROWS * 32 * LENGTH**2 * 32
+        assert logits == 2 * ROWS * LENGTH * 128_000
+        assert values + scores + logits == close(764 * GB)
+        assert values + scores + logits + 16 * B8.parameters == close(890 * GB)
+
+    def test_eight_bits_take_a_quarter_of_the_optimiser_s_state(self):
+        assert optimisers.state("adamw_bnb_8bit") == optimisers.state("adamw_torch") / 4 == 2
+        wide, narrow = optimisers.state("lion_32bit"), optimisers.state("lion_8bit")
+        assert (wide, narrow) == (4, 1)
+
+    def test_offloading_checkpoints_leaves_two_of_thirty_three(self):
+        bsh = ROWS * LENGTH * 4096
+        assert activations.checkpoints(LLAMA, ROWS, LENGTH, offloaded=False) == bsh * (32 + 1)
+        assert activations.checkpoints(LLAMA, ROWS, LENGTH, offloaded=True) == 2 * bsh
+
+
+class TestMemory:
+    def test_the_parts_are_the_whole(self):
+        found = needs()
+        assert found.total == sum(found.parts.values())
+
+    def test_an_adapter_leaves_the_weights_as_wide_as_they_were_loaded(self):
+        trained = 4_884_480
+        assert needs().parts["weights"] == 4 * M135.parameters
+        assert needs(model={"dtype": "bf16"}).parts["weights"] == 2 * M135.parameters
+        assert needs().parts["optimiser"] == 8 * trained and needs().parts["trained weights"] == 4 * trained
+        assert needs(model={"dtype": "bf16"}).parts["trained weights"] == 6 * trained  # and autocast's copy
+
+    def test_what_comes_and_goes_grows_with_the_batch_and_the_length(self):
+        one = needs(steps={"batch_size": 1}).parts["activations"]
+        assert needs(steps={"batch_size": 2}).parts["activations"] == 2 * one
+        assert needs(longest=256, steps={"batch_size": 1}).parts["activations"] == 2 * one
+
+    def test_checkpointing_keeps_the_inputs_of_layers_and_the_one_that_is_worked_on(self):
+        tokens = ROWS * 128
+        one = needs().parts["activations"] / 30
+        found = needs(compute={"checkpointing": True}).parts["activations"]
+        assert found == pytest.approx(31 * tokens * 576 * 4 + 2 * one)
+
+    def test_what_autograd_keeps_of_a_layer_was_counted(self):
+        """Bytes a token and layer that torch saved for SmolLM2, without embeddings, logits and weights (see
+        tests/bench/MEASUREMENTS.md): 831,000 / 30 with LoRA in bf16, 1,344,000 / 30 for all weights in fp32."""
+        lora = activations.layer(SMALL, args(model={"dtype": "bf16"}, method={"kind": "lora", "rank": 16})).total
+        full = activations.layer(SMALL, args(method="full")).total
+        assert lora == pytest.approx(814_000 / 30, rel=0.02)
+        assert full == pytest.approx(1_344_000 / 30, rel=0.02)
+
+    def test_eager_attention_pays_for_the_matrix_of_scores(self):
+        fused, eager = (needs(longest=512, model={"dtype": "fp32", "attention": name}) for name in ("sdpa", "eager"))
+        scores = eager.parts["activations"] - fused.parts["activations"]
+        assert scores == 30 * ROWS * 9 * 512 * 512 * 4
+
+    def test_pairs_are_two_conversations_and_a_reference_is_a_copy_of_what_moves(self):
+        answers, pairs = needs(), needs(task="dpo")
+        assert pairs.parts["activations"] == 2 * answers.parts["activations"]
+        assert pairs.parts["other models"] == 0  # the base with its adapter off
+        assert needs(task="dpo", method="full").parts["other models"] == 4 * M135.parameters
+
+    def test_of_frozen_layers_nothing_is_kept(self):
+        two = needs(method={"kind": "freeze", "layers": 2}).parts["activations"]
+        assert two == pytest.approx(needs(method={"kind": "freeze", "layers": 1}).parts["activations"] * 2)
+
+    def test_shards_divide_what_is_divided_and_nothing_else(self):
+        alone = needs(method="full")
+        launch = {"processes": 4, "strategy": "zero2"}
+        stage2 = needs(method="full", launch=launch)
+        stage3 = needs(method="full", launch={**launch, "strategy": "zero3"})
+        for part in ("gradients", "optimiser"):
+            assert stage2.parts[part] == stage3.parts[part] == alone.parts[part] / 4
+        assert stage2.parts["trained weights"] == alone.parts["trained weights"]
+        assert stage3.parts["trained weights"] == alone.parts["trained weights"] / 4
+        assert needs(method="full", launch={"processes": 4}).total == alone.total  # ddp: a whole model in each
+
+    def test_what_is_offloaded_is_in_main_memory(self):
+        launch = {"processes": 2, "strategy": "zero2"}
+        there, away = (needs(method="full", launch={**launch, "offload": on}) for on in (False, True))
+        moved = there.parts["gradients"] + there.parts["optimiser"]
+        assert away.parts["gradients"] == away.parts["optimiser"] == 0
+        assert (away.host, there.host) == (moved, 0) and away.total == there.total - moved
+
+    @pytest.mark.parametrize(
+        ("name", "octets"),
+        [("adamw_torch_fused", 8), ("paged_adamw_8bit", 2), ("sgd", 0), ("lion_8bit", 1), ("ademamix", 12),
+         ("lomo", 0), ("adafactor", 0.04), ("schedule_free_adamw", 8), ("adamw_torch_4bit", 1), ("never_heard", 8)],
+    )  # fmt: skip
+    def test_optimisers_by_name(self, name: str, octets: float) -> None:
+        assert optimisers.state(name) == octets
+
+
+class TestShapes:
+    def test_a_model_that_is_only_known_by_its_size_is_near_one_that_is_known(self):
+        guessed = Subject.sized(8_028_164_096)
+        assert guessed.parameters == B8.parameters and guessed.known == "size"
+        known, rough = (needs(one, longest=2048).total for one in (B8, guessed))
+        assert rough == pytest.approx(known, rel=0.2)
+
+    def test_experts_weigh_all_and_work_a_few(self):
+        config = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+                  "vocab_size": 100}  # fmt: skip
+        plain = Subject.configured(config)
+        mixed = Subject.configured({**config, "num_local_experts": 8, "num_experts_per_tok": 2})
+        feed = 2 * 3 * 64 * 128
+        assert mixed.parameters - plain.parameters == 7 * feed + 2 * 8 * 64
+        assert mixed.working - plain.working == feed + 2 * 8 * 64
+
+    def test_a_config_without_layers_is_refused(self):
+        with pytest.raises(ValueError, match="no layers"):
+            Subject.configured({"model_type": "unheard"})
+
+
+class TestWork:
+    def test_training_takes_six_operations_a_weight_and_frozen_ones_four(self):
+        full, lora = (per_token(B8, args(method=name), 1) / B8.working for name in ("full", "lora"))
+        assert full == pytest.approx(6, rel=0.01) and lora == pytest.approx(4, rel=0.05)
+
+    def test_checkpointing_computes_the_layers_again(self):
+        plain, again = (per_token(B8, args(method="full", compute={"checkpointing": on}), 1) for on in (False, True))
+        layers = B8.working - 128_000 * 4096
+        assert again - plain == pytest.approx(2 * layers, rel=1e-3)
+
+    def test_attention_grows_with_the_length(self):
+        short, long = (per_token(B8, args(method="full"), length) for length in (1, 8193))
+        assert long - short == 6 * 4096 * 8192 * 32  # of 12, half: no token looks ahead
+
+    def test_the_time_is_told_by_what_is_nearest(self):
+        known = {"steps": 10, "tokens": 1000.0, "length": 100.0}
+        told = work(M135, args(), **known, measured=10, earlier=20, rate=1e9)
+        assert (told.seconds, told.basis) == (100, "measured")
+        assert work(M135, args(), **known, earlier=20, rate=1e9).basis == "earlier"
+        rate = work(M135, args(), **known, rate=1e9)
+        assert rate.basis == "rate" and rate.seconds == pytest.approx(rate.operations / 0.45e9)
+        assert work(M135, args(), **known).seconds is None
+
+
+class TestPlan:
+    def plan(self, **more: Any) -> Plan:
+        return Plan(args(), M135, 1, 128, Memory({"weights": 100}), **{"free": 200, "total": 400, **more})
+
+    def test_what_was_measured_is_believed_first(self):
+        plan = self.plan(measured=Measured(peak=250), earlier=150.0)
+        assert (plan.basis, plan.needed, plan.fits) == ("measured", 250, False)
+        assert (self.plan(earlier=150.0).needed, self.plan().needed) == (150, 100)
+
+    def test_out_of_memory_is_a_result_too(self):
+        plan = self.plan(measured=Measured(out_of_memory=True), free=10**12)
+        assert not plan.fits
