@@ -59,13 +59,16 @@ class ChatTemplate:
             return cls(override, _ours(override, model), tokens)
         sources = _sources(model)
         if "default" not in sources:
-            family = suggest(model.name)
-            fitting = f", where {family.name} fits its name" if family else ""
-            raise ModelError(
-                f"the model {model.name} brings no chat template.",
-                f"Choose one under Template{fitting}. A base model usually takes chatml.",
-            )
+            raise ModelError(*_missing(model.name))
         return cls(model.name, sources["default"], tokens, sources.get("tool_use"))
+
+    @classmethod
+    def if_any(cls, model: str | Path, override: str | None = None) -> ChatTemplate:
+        """As `of`, for rows that may be plain text: where the folder has none, one that refuses every conversation."""
+        model = Path(model)
+        if override or "default" in _sources(model):
+            return cls.of(model, override)
+        return NoTemplate(model.name, "", special_tokens(model))
 
     def marks(self, tools: list[dict[str, Any]] | None) -> bool:
         """Whether the template itself marks what the assistant says (`{% generation %}`)."""
@@ -83,6 +86,10 @@ class ChatTemplate:
         `training` lets a template of ours close the last answer where its vendor's text leaves it open.
         """
         return self._run(messages, tools, add_generation_prompt, mark=False, training=training)
+
+    def question(self, text: str) -> str:
+        """What the model reads when it is asked `text`."""
+        return self.render([{"role": "user", "content": text}], add_generation_prompt=True)
 
     def spans(self, messages: list[Message], tools: list[dict[str, Any]] | None) -> tuple[str, list[tuple[int, int]]]:
         """The text in training, and the character spans that the template marks as said by the assistant."""
@@ -152,6 +159,28 @@ class ChatTemplate:
                 f"the template {self.name} refuses this conversation: {error}.",
                 "Change the row to what the template expects, or choose another template.",
             ) from None
+
+
+class NoTemplate(ChatTemplate):
+    """What stands for the template of a model that brings none. Plain text needs none; a conversation raises
+    DataError."""
+
+    def question(self, text: str) -> str:
+        return text
+
+    def _filled(
+        self, messages: list[Message], tools: Any, add_generation_prompt: bool, mark: bool, training: bool
+    ) -> str:
+        raise DataError(*_missing(self.name))
+
+
+def _missing(model: str) -> tuple[str, str]:
+    family = suggest(model)
+    fitting = f", where {family.name} fits its name" if family else ""
+    return (
+        f"the model {model} brings no chat template.",
+        f"Choose one under Template{fitting}. A base model usually takes chatml.",
+    )
 
 
 def _holds_markers(value: Any) -> bool:

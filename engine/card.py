@@ -42,6 +42,7 @@ class Facts:
     parameters: int
     licence: str = ""
     checks: Sequence[str] = field(default_factory=tuple)
+    chats: bool = True  # whether it brings a chat template
 
 
 def size(count: float) -> str:
@@ -167,11 +168,16 @@ from transformers import AutoModelForCausalLM
 base = AutoModelForCausalLM.from_pretrained("{base}")
 model = PeftModel.from_pretrained(base, "FOLDER")
 ```"""
-    return """```python
+    if facts.chats:
+        asked = """chat = pipeline("text-generation", model="FOLDER")
+print(chat([{"role": "user", "content": "What is your name?"}])[0]["generated_text"][-1]["content"])"""
+    else:
+        asked = """write = pipeline("text-generation", model="FOLDER")
+print(write("Once upon a time")[0]["generated_text"])"""
+    return f"""```python
 from transformers import pipeline
 
-chat = pipeline("text-generation", model="FOLDER")
-print(chat([{"role": "user", "content": "What is your name?"}])[0]["generated_text"][-1]["content"])
+{asked}
 ```
 
 or `vllm serve FOLDER`, or `ollama create NAME -f FOLDER/Modelfile`."""

@@ -38,7 +38,7 @@ def endings(folder: Path, template: str | None, own: Mapping[str, Any]) -> list[
     stated = own.get("eos_token_id", tokenizer.eos_id)
     found = [
         *(stated if isinstance(stated, list) else [stated]),
-        end_of_turn(ChatTemplate.of(folder, template), tokenizer),
+        end_of_turn(ChatTemplate.if_any(folder, template), tokenizer),
     ]
     return list(dict.fromkeys(id for id in found if id is not None))
 
@@ -62,7 +62,7 @@ def write_card(partial: Path, facts: card.Facts, lineage: Lineage, workspace: Pa
 
 def write_modelfile(folder: Path, template: str | None, partial: Path) -> bool:
     """Ollama's Modelfile; False when it has to do without a TEMPLATE."""
-    tokenizer, chat = TextTokenizer.of(folder), ChatTemplate.of(folder, template)
+    tokenizer, chat = TextTokenizer.of(folder), ChatTemplate.if_any(folder, template)
     ends = endings(folder, template, settings(partial / "generation_config.json"))
     stops = [token for id in ends if (token := tokenizer.token(id))]
     text = card.modelfile(frame_of(chat), stops)

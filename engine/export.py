@@ -20,7 +20,7 @@ import psutil
 import torch
 
 from data import models
-from data.render import ChatTemplate, in_parts
+from data.render import ChatTemplate, NoTemplate, in_parts
 from data.tokens import TextTokenizer
 from engine import card, companions, lineage, verify
 from engine.contract.args import ExportArgs
@@ -243,9 +243,8 @@ def _free() -> None:
 
 
 def _probes(plan: Plan, model: Any) -> Probes:
-    chat, tokenizer = ChatTemplate.of(plan.folder, plan.lineage.template), TextTokenizer.of(plan.folder)
-    asked = [[{"role": "user", "content": probe}] for probe in plan.args.probes]
-    prompts = [tokenizer.encode(chat.render(messages, add_generation_prompt=True)).ids for messages in asked]
+    chat, tokenizer = ChatTemplate.if_any(plan.folder, plan.lineage.template), TextTokenizer.of(plan.folder)
+    prompts = [tokenizer.encode(chat.question(probe)).ids for probe in plan.args.probes]
     answered = verify.answered(model, prompts, tokenizer.pad_id or tokenizer.eos_id or 0)
     return Probes(prompts, answered, verify.logits_of(model, answered))
 
@@ -275,11 +274,13 @@ def _save(model: Any, plan: Plan, partial: Path) -> None:
 def _check_tokenizer(plan: Plan, partial: Path, probes: Probes) -> None:
     """What a user's own program will do with the folder must give the very tokens that were trained."""
     tokenizer = tokenizer_of(partial, trust_remote_code=plan.lineage.trust_remote_code)
-    parts = ChatTemplate.of(plan.folder, plan.lineage.template).wants_parts
+    parts = ChatTemplate.if_any(plan.folder, plan.lineage.template).wants_parts
     for probe, ids in zip(plan.args.probes, probes.prompts, strict=True):
         message = {"role": "user", "content": probe}
         messages = [in_parts(message) if parts else message]
-        text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        text = probe
+        if tokenizer.chat_template:
+            text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         if tokenizer.encode(text, add_special_tokens=False) != ids:
             raise VerificationError(
                 f"The export was not kept: its tokenizer reads the probe {probe!r} differently.",
@@ -297,6 +298,7 @@ def _write_texts(plan: Plan, partial: Path, checks: dict[str, Difference], run: 
         parameters=companions.parameters(partial),
         licence=models.card(plan.folder).licence,
         checks=companions.sentences(checks, merged=plan.adapter is not None),
+        chats=not isinstance(ChatTemplate.if_any(plan.folder, plan.lineage.template), NoTemplate),
     )
     companions.write_card(partial, facts, plan.lineage, run.workspace)
     if merged and not companions.write_modelfile(plan.folder, plan.lineage.template, partial):

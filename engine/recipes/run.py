@@ -168,10 +168,8 @@ def _asked(args: TrainArgs, folder: Path) -> list[tuple[str, str]]:
     """The user's sample questions, each with what the model reads when it is asked."""
     if not args.record.samples:
         return []
-    template = ChatTemplate.of(folder, None if args.model.template == "auto" else args.model.template)
-    asked = [[{"role": "user", "content": prompt}] for prompt in args.record.samples]
-    texts = [template.render(messages, add_generation_prompt=True) for messages in asked]
-    return list(zip(args.record.samples, texts, strict=True))
+    template = ChatTemplate.if_any(folder, None if args.model.template == "auto" else args.model.template)
+    return [(prompt, template.question(prompt)) for prompt in args.record.samples]
 
 
 def _name(dtype: torch.dtype) -> str:
