@@ -59,7 +59,7 @@ def run(args: TrainArgs, run: Run, report: Report, stop: Stop) -> None:
     report.phase("preparing")
     with ranks.one_first():
         rows = rows_of(args, folder, run, report, sight)
-    facts = Facts(machine(), models.card(folder).parameters, len(rows.train), args.launch.replicas)
+    facts = Facts(machine(), models.card(folder).parameters, len(rows.train))
     args = resolved(args, facts)
     if checkpoint:
         checks.steps_left(checkpoint, total_steps(args, facts))
