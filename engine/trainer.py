@@ -73,8 +73,12 @@ class Recording:
     def save_beside(self, folder: Path) -> None:
         """Writes what a task keeps beside its model's weights, in checkpoints and at the end; most keep nothing."""
 
+    def tokens(self, inputs: dict[str, Any]) -> int:
+        """How many tokens of a batch the model reads, padding left out."""
+        return _real_tokens(inputs)
+
     def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any, **more: Any) -> torch.Tensor:
-        self.tokens_seen += _real_tokens(inputs)
+        self.tokens_seen += self.tokens(inputs)
         return super().training_step(model, inputs, *rest, **more)
 
     def log(self, logs: dict[str, float], *rest: Any, **more: Any) -> None:

@@ -13,7 +13,18 @@ from engine.contract.text import checked
 
 # Rules that span fields are tested one by one; here their fields keep to values that suit every other.
 BOUND = {
+    "record.patience": st.none(),
+    "record.keep_best": st.just(False),
     "steps.global_batch": st.just(AUTO),
+    "steps.accumulation": st.sampled_from([AUTO, 8, 64]),
+    "task.group": st.sampled_from([2, 4, 8]),
+    "task.max_new_tokens": st.integers(1, 4),
+    "task.rewards.functions": st.dictionaries(
+        st.sampled_from(["exact", "numeric", "format", "length", "json", "sql"]), st.floats(-9, 9), min_size=1
+    ),
+    **{f"task.rewards.{name}": st.sampled_from(["(a)", "(b)+"]) for name in ("within", "pattern", "form")},
+    "task.rewards.json_schema": st.sampled_from(["", '{"type": "object"}']),
+    "task.rewards.label": st.just(""),
     "resume.checkpoint": st.just(""),
     "optim.warmup": st.floats(0, 1),
     "data.packing": st.just(False),

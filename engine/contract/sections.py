@@ -8,6 +8,7 @@ from engine.contract.fields import AUTO, Auto, Section, arg
 
 Dtype = Literal["auto", "bf16", "fp32", "fp16"]
 Attention = Literal["auto", "eager", "sdpa", "flex_attention", "flash_attention_2"]
+Quantisation = Literal["none", "int8", "nf4", "fp4", "torchao_int8"]
 Device = Literal["auto", "cpu", "cuda", "mps", "npu", "xpu"]
 
 
@@ -47,6 +48,20 @@ class Model(Section):
         when="fp32 when a loss looks unstable; fp16 only on GPUs without bf16.",
         usual="auto: bf16 where the device has it",
         basic=True,
+    )
+    quantisation: Quantisation = arg(
+        "none",
+        "Holds the frozen weights in 8 or 4 bits while an adapter is trained beside them (QLoRA, Dettmers et al., "
+        "2023). The adapter is merged into the weights in full precision all the same.",
+        when="nf4 when the model does not fit; int8 when it just does not. torchao_int8 is faster than int8 on CPUs.",
+        usual="none, or nf4",
+        basic=True,
+    )
+    double_quantisation: bool = arg(
+        True,
+        "Quantises the scales of nf4 and fp4 too: 0.4 bits less for each weight.",
+        when="Off for the last bit of accuracy.",
+        usual="on",
     )
     attention: Attention = arg(
         AUTO,
@@ -172,6 +187,23 @@ class Record(Section):
         unit="checkpoints",
         ge=1,
         le=1000,
+    )
+    patience: int | None = arg(
+        None,
+        "Ends the run after this many evaluations without a better one.",
+        when="When you train for more epochs than may be needed.",
+        usual="empty, or 2 to 5",
+        unit="evaluations",
+        ge=1,
+        le=1000,
+        label="Early stopping",
+    )
+    keep_best: bool = arg(
+        False,
+        "Takes the weights of the best evaluation for the result, and keeps their checkpoint whatever the limit.",
+        when="When the held-out loss rises again before the end.",
+        usual="off; on with early stopping",
+        label="Keep the best",
     )
     samples: list[str] = arg(
         [],

@@ -9,6 +9,8 @@ import torch
 
 from engine.contract.args import TrainArgs
 from engine.contract.errors import ArgsError, Problem
+from engine.contract.rules import MEASURE
+from engine.rows import Rows
 
 
 def steps_left(checkpoint: Path, steps: int) -> None:
@@ -17,6 +19,14 @@ def steps_left(checkpoint: Path, steps: int) -> None:
         said = f"{checkpoint.name} is the end of a run of {steps} steps."
         hint = "Raise steps.epochs (or steps.max_steps) to train on, or take the checkpoint as it is."
         raise ArgsError([Problem("resume.checkpoint", f"{said} {hint}")])
+
+
+def measured(args: TrainArgs, rows: Rows) -> None:
+    """Rows that are held out may all be too long, or be no answers."""
+    wanted = [name for name in ("patience", "keep_best") if getattr(args.record, name)]
+    if wanted and rows.validation is None:
+        said = f"No row that is held out can be used to measure by. {MEASURE}"
+        raise ArgsError([Problem(f"record.{name}", said) for name in wanted])
 
 
 def length(args: TrainArgs, model: Any) -> None:
