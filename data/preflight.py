@@ -13,10 +13,12 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from data import files, forecast, models, registry, sets, weights
+from data.mapping import Mapping
 from data.models import Card
 from data.render import ChatTemplate, names
 from engine.contract import client, text
@@ -143,8 +145,13 @@ def _train(args: TrainArgs, workspace: Path, allowed: Sequence[Path], rows: bool
     yield from _datasets("data.validation", args.data.validation, workspace, allowed, rows, skip=skip)
     yield from _datasets("task.general", sets.general(args), workspace, allowed, rows, skip=skip)
     yield from sets.problems(args)
-    here = grounded(args, workspace)
-    if both := sorted(set(here.data.train) & set(here.data.validation)):
+    data = grounded(args, workspace).data
+    trained, measured = (_found(names, workspace, allowed) for names in (data.train, data.validation))
+    for first, second in combinations(trained, 2):
+        if _same(trained[first], trained[second]):
+            said = f"{first} and {second} are the same file, which would be trained on twice. Name it once."
+            yield Problem("data.train", f"{said} To take its rows twice, set data.repeat to {first}=2.")
+    if both := sorted(name for name, one in measured.items() if any(_same(one, other) for other in trained.values())):
         said = f"{', '.join(both)} is trained on too (data.train), so it cannot show what was learnt."
         yield Problem("data.validation", f"{said} Leave it empty to hold out a share of the rows.")
     yield from _resume(args, workspace)
@@ -199,6 +206,20 @@ def _datasets(
                 deque(registry.rows(entry.model_copy(update={"skip_bad": skip or entry.skip_bad})), maxlen=0)
         except BoardError as problem:
             yield _problem(path, problem)
+
+
+def _found(names: Sequence[str], workspace: Path, allowed: Sequence[Path]) -> dict[str, registry.Entry]:
+    found = {}
+    for name in names:
+        with suppress(BoardError):  # said by `_datasets`
+            found[name] = registry.find(name, workspace, allowed)
+    return found
+
+
+def _same(one: registry.Entry, other: registry.Entry) -> bool:
+    """Whether two datasets read the same rows of the same file; by columns that were chosen apart, they do not."""
+    alike = one.mapping == other.mapping or Mapping() in (one.mapping, other.mapping)
+    return alike and one.path.resolve() == other.path.resolve() and one.reading == other.reading
 
 
 def _resume(args: TrainArgs, workspace: Path) -> Iterator[Problem]:

@@ -73,6 +73,22 @@ def test_rows_that_are_trained_on_do_not_measure(tmp_path: Path, here: Path) -> 
     assert said.text.startswith(f"{here / 'mine.jsonl'} is trained on too")
 
 
+def test_a_file_is_trained_on_once_whatever_it_is_called(workspace: Path) -> None:
+    file = workspace / "datasets" / "sums.jsonl"
+
+    def said(*overrides: str) -> list[str]:
+        args = text.parse({}, ["model=tiny", "data.max_length=128", *overrides], kind="train")
+        return [str(problem) for problem in preflight.problems(args, workspace)]
+
+    (twice,) = said(f"data=[sums.jsonl, {file}]")
+    assert twice.startswith(f"data.train: sums.jsonl and {file} are the same file")
+    (leaked,) = said("data=sums.jsonl", f"data.validation={file}")
+    assert leaked.startswith(f"data.validation: {file} is trained on too")
+    listed = "  path: sums.jsonl\n  format: question_answer\n  columns: {question: %s, answer: b}\n"
+    (workspace / "datasets" / "datasets.yaml").write_text("one:\n" + listed % "a" + "two:\n" + listed % "c")
+    assert not any("same file" in problem for problem in said("data=[one, two]"))
+
+
 def test_a_mistake_in_the_list_of_datasets_is_a_note_and_stops_nothing(workspace: Path) -> None:
     (workspace / "datasets" / "datasets.yaml").write_text("a: 7\n")
     args = text.parse({}, ["model=tiny", "data=sums.jsonl", "data.max_length=128"], kind="train")
