@@ -202,9 +202,8 @@ def start_training(workspace: Path, args: TrainArgs, *, rows: int = 0, allowed: 
     facts = auto.Facts(machine.machine(), _parameters(workspace, args, allowed), rows)
     args = auto.resolved(preflight.grounded(args, workspace), facts)
     label = args.name or f"{args.task.kind}-{args.model.path.rstrip('/').rpartition('/')[2]}"
-    return starter.start(
-        workspace, label, text.dump(args), devices=machine.device_ids(args.compute.device, args.launch.devices)
-    )
+    devices = machine.device_ids(args.compute.device, args.launch.devices)
+    return starter.start(workspace, label, text.dump(args), devices=devices, tries=starter.TRIES)
 
 
 def start(workspace: Path, args: AnyArgs, label: str, *, allowed: Sequence[Path] = ()) -> Run:

@@ -31,7 +31,10 @@ def begin(args: AnyArgs, workspace: Path) -> Run:
     if isinstance(args, TrainArgs):
         look(args, workspace)
         args = resolved(args, Facts(machine(), parameters=_parameters(args, workspace)))
-    return start.start(workspace, label(args), text.dump(args), devices=devices(args), share=args.kind == "serve")
+    tries = start.TRIES if isinstance(args, TrainArgs) else 1
+    return start.start(
+        workspace, label(args), text.dump(args), devices=devices(args), share=args.kind == "serve", tries=tries
+    )
 
 
 def look(args: TrainArgs, workspace: Path) -> None:

@@ -23,7 +23,7 @@ from engine.contract.machine import machine
 from engine.contract.rundir import Run
 from engine.ranks import ENDS, Ending
 from engine.report import Report, Stop, Stopped
-from engine.supervise import FAILED, STOPPED
+from engine.supervise import FAILED, OUT_OF_MEMORY, STOPPED
 
 TAIL = 40  # lines of a dead rank's log that are shown
 
@@ -73,6 +73,8 @@ def _ended(said: list[Ending], run: Run, report: Report, stop: Stop) -> int:
         if any(one.code == STOPPED for one in said) or stop.asked:
             raise Stopped
         return 0
+    if any(one.code == OUT_OF_MEMORY for one in failed):
+        return OUT_OF_MEMORY
     told = [one for one in failed if not one.bug] or ([] if mute else failed)
     if told:
         first = told[0]

@@ -4,6 +4,7 @@ Standard library only: it must be tiny, start at once and survive everything. It
 args file and a command. It writes `status.json` and nothing else; nobody else writes that.
 
     python -m engine.supervise RUN_DIR --lock FD --queued-at NS --devices cpu[,...] --tickets FD:PATH ... [--share]
+                               [--tries N]
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ FAILED = 4
 MUTE = 120
 """The worker's exit code for: not even the `error` event could be written. Python's own code for a last flush that
 failed, which comes of the same cause."""
+LESS = "Lower the batch size or the maximum length, or choose a smaller model."
 DISK_FULL = "The disk is full.", "Free some space or delete old runs; what was saved before is intact."
+OUT_OF_MEMORY = 5
+"""The worker's exit code for: memory ran out, and with smaller batches it may not."""
 QUEUE_POLL_SECONDS = 0.2
 GRACE_SECONDS = float(os.environ.get("TUNEBOARD_STOP_SECONDS", "600"))
 """How long a worker may take to save after a stop before it is killed."""
@@ -38,8 +42,18 @@ GRACE_SECONDS = float(os.environ.get("TUNEBOARD_STOP_SECONDS", "600"))
 class Supervisor:
     """One run from queued to its end. Signals only set flags; one loop acts on them."""
 
-    def __init__(self, run: Run, lock: int, queued_at: int, devices: list[str], tickets: list[Ticket], share: bool):
+    def __init__(
+        self,
+        run: Run,
+        lock: int,
+        queued_at: int,
+        devices: list[str],
+        tickets: list[Ticket],
+        share: bool,
+        tries: int = 1,
+    ):
         self.run, self.lock, self.devices, self.tickets, self.share = run, lock, devices, tickets, share
+        self.tries = tries
         self.stops = 0
         self.woken = threading.Event()
         self.status: dict[str, object] = {
@@ -87,6 +101,20 @@ class Supervisor:
                 ticket.give_back()
 
     def work(self, held: list[int]) -> None:
+        """Attempts, until one ends in another way than for lack of memory, or they are used up."""
+        for attempt in range(1, self.tries + 1):
+            self.record(attempt=attempt)  # the worker reads it
+            end, again = self.attempt(held)
+            if not again or self.stops:
+                break
+            print(f"supervisor: attempt {attempt} ran out of memory", flush=True)
+        else:
+            if self.tries > 1:
+                end["why"] = f"Out of memory in {self.tries} attempts, each with smaller batches than the one before."
+        self.record(ended_at=time.time(), **end)
+
+    def attempt(self, held: list[int]) -> tuple[dict[str, object], bool]:
+        """One worker from start to end: how it ended, and whether it is worth trying again with smaller batches."""
         killed_before = oom_kills()
         pipe_out, pipe_in = os.pipe()
         # The worker watches its standard input: at end of file its supervisor is dead, and it saves and exits.
@@ -97,14 +125,16 @@ class Supervisor:
         )  # fmt: skip
         os.close(pipe_out)
         os.close(log)
-        self.record(state="running", started_at=time.time(), worker=identity(worker.pid))
+        began = self.status.get("started_at", time.time())
+        self.record(state="running", started_at=began, worker=identity(worker.pid))
         threading.Thread(target=lambda: (worker.wait(), self.woken.set()), daemon=True).start()
         killed_by_us = self.follow(worker)
         os.close(pipe_in)
         _kill_group(worker.pid)  # whatever the worker left behind must not hold the locks
-        self.record(
-            ended_at=time.time(), **ending(worker.returncode, self.stops, killed_by_us, oom_kills() - killed_before)
-        )
+        struck = oom_kills() - killed_before
+        end = ending(worker.returncode, self.stops, killed_by_us, struck)
+        lacked = worker.returncode == OUT_OF_MEMORY or (worker.returncode == -signal.SIGKILL and struck > 0)
+        return end, lacked and not killed_by_us
 
     def follow(self, worker: subprocess.Popen[bytes]) -> bool:
         """Wait for the worker's end and forward stops; True when we had to kill it."""
@@ -144,8 +174,7 @@ def ending(code: int, stops: int, killed_by_us: bool, oom_kills_since: int) -> d
         certain = "" if oom_kills_since else "most likely "
         return {
             "state": "failed", "signal": 9, "out_of_memory": True,
-            "why": f"Killed by the system, {certain}out of memory.",
-            "hint": "Lower the batch size or the maximum length, or choose a smaller model.",
+            "why": f"Killed by the system, {certain}out of memory.", "hint": LESS,
         }  # fmt: skip
     if code < 0:
         name = signal.Signals(-code).name
@@ -155,6 +184,10 @@ def ending(code: int, stops: int, killed_by_us: bool, oom_kills_since: int) -> d
             "why": f"The worker was ended by {name}.",
             "hint": "The log below says more.",
         }
+    if code == OUT_OF_MEMORY:
+        return {
+            "state": "failed", "exit_code": code, "out_of_memory": True, "why": "Out of memory.", "hint": LESS,
+        }  # fmt: skip
     if code == FAILED:
         return {"state": "failed", "exit_code": code}  # the error event has the sentence
     if code == MUTE:
@@ -208,10 +241,12 @@ def main() -> None:
     parser.add_argument("--devices", required=True)
     parser.add_argument("--tickets", nargs="*", default=[], help="DESCRIPTOR:PATH of each device's ticket")
     parser.add_argument("--share", action="store_true")
+    parser.add_argument("--tries", type=int, default=1, help="attempts in all, where a worker runs out of memory")
     given = parser.parse_args()
     tickets = [Ticket(Path(path), int(number)) for number, _, path in (text.partition(":") for text in given.tickets)]
     devices = [name for name in given.devices.split(",") if name]  # none for a run that only talks to a server
-    Supervisor(Run(given.run), given.lock, given.queued_at, devices, tickets, given.share).supervise()
+    supervisor = Supervisor(Run(given.run), given.lock, given.queued_at, devices, tickets, given.share, given.tries)
+    supervisor.supervise()
 
 
 if __name__ == "__main__":

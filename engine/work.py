@@ -11,12 +11,12 @@ import sys
 import traceback
 from pathlib import Path
 
-from engine import launch, ranks
+from engine import launch, ranks, recovery
 from engine.contract import rundir, text
 from engine.contract.args import TrainArgs
 from engine.contract.errors import BoardError
 from engine.report import Report, Stop, Stopped
-from engine.supervise import DISK_FULL, FAILED, MUTE, STOPPED
+from engine.supervise import DISK_FULL, FAILED, MUTE, OUT_OF_MEMORY, STOPPED
 
 # Each kind of run has one module with `run(args, run, report, stop)`, imported when it is needed.
 KINDS = {
@@ -37,13 +37,17 @@ def work(folder: Path) -> int:
     _settle(run.workspace)
     if ranks.joined():
         ranks.settle(run.rank_log_path(ranks.rank()))
-    stop, report = Stop(), Report(run, lead=ranks.leads())
+    attempt = int(run.status().get("attempt", 1))
+    stop, report = Stop(), Report(run, attempt=attempt, lead=ranks.leads())
+    given = None
     try:
         stop.listen(watch_stdin=not sys.stdin.isatty())
         report.phase("loading")
-        args = text.load(run.args_path)
+        given = args = text.load(run.args_path)
         if isinstance(args, TrainArgs) and args.launch.everywhere > 1 and not ranks.joined():
             return launch.ranks(args, run, report, stop)
+        if isinstance(args, TrainArgs):
+            args = recovery.eased(args, run, report, attempt)
         importlib.import_module(KINDS[args.kind]).run(args, run, report, stop)
     except Stopped:
         print("Stopped.", flush=True)
@@ -56,11 +60,20 @@ def work(folder: Path) -> int:
     except Exception as problem:
         with contextlib.suppress(OSError):  # the log may be what cannot be written
             traceback.print_exc()
+        if isinstance(given, TrainArgs) and recovery.out_of_memory(problem) and recovery.may_go_on(given, attempt):
+            return _out_of_memory()
         sentence, hint = _of_the_machine(problem) or (f"{type(problem).__name__}: {problem}", BUG)
         return _failed(report, sentence, hint, bug=hint is BUG)
     if ranks.joined():
         ranks.leave(0)
     return 0
+
+
+def _out_of_memory() -> int:
+    """The next attempt says what it does about it."""
+    if ranks.joined():
+        ranks.leave(OUT_OF_MEMORY, "Out of memory.")
+    return OUT_OF_MEMORY
 
 
 def _failed(report: Report, sentence: str, hint: str, *, bug: bool = False) -> int:
@@ -81,8 +94,8 @@ def _of_the_machine(problem: Exception) -> tuple[str, str] | None:
     full = isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT)
     if full or "No space left on device" in said or "Disk quota exceeded" in said:
         return DISK_FULL
-    if isinstance(problem, MemoryError) or "out of memory" in said.lower() or "can't allocate memory" in said:
-        return "Out of memory.", "Lower steps.batch_size or data.max_length, or turn compute.checkpointing on."
+    if recovery.out_of_memory(problem):
+        return "Out of memory.", recovery.ADVICE
     return None
 
 

@@ -1,9 +1,9 @@
 """The smallest worker: no torch, no pydantic, twenty times quicker to start than the real one.
 
-Its args file is a JSON object: steps, seconds (per step), and at the end `exit` (a code), `signal` (sent to itself),
-`crash` (an exception) or nothing (0). deaf: it ignores the request to stop. child: it starts a child that ignores it
-too and inherits the locks. patient: on a stop it says `saving`, and goes on once there is a file `go` in its folder.
-Each step is said in the log after its line is on disk.
+Its args file is a JSON object: steps, seconds (per step), and at the end `exit` (a code, or a list with one for each
+attempt), `signal` (sent to itself), `crash` (an exception) or nothing (0). deaf: it ignores the request to stop. child:
+it starts a child that ignores it too and inherits the locks. patient: on a stop it says `saving`, and goes on once
+there is a file `go` in its folder. Each step is said in the log after its line is on disk.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ def work(run: Run) -> int:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, signal.SIG_IGN if told.get("deaf") else lambda *_: stop.set())
     threading.Thread(target=watch_supervisor, args=(stop,), daemon=True).start()
-    events, metrics = Journal(run.events_path), Journal(run.metrics_path)
+    attempt = int(run.status().get("attempt", 1))
+    events, metrics = Journal(run.events_path, attempt=attempt), Journal(run.metrics_path, attempt=attempt)
     if told.get("child"):
         child = subprocess.Popen([sys.executable, "-c", CHILD], close_fds=False)
         (run.path / "child").write_text(str(child.pid))
@@ -45,7 +46,8 @@ def work(run: Run) -> int:
         os.kill(os.getpid(), what)
     if told.get("crash"):
         raise RuntimeError("asked to crash")
-    return int(told.get("exit", 0))
+    code = told.get("exit", 0)
+    return int(code[attempt - 1] if isinstance(code, list) else code)
 
 
 def save(run: Run, events: Journal, told: dict[str, object]) -> int:

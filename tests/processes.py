@@ -27,9 +27,11 @@ def until(condition: Callable[[], Found], seconds: float = 60.0, what: str = "")
     return found
 
 
-def lean(workspace: Path, *, devices: tuple[str, ...] = ("cpu",), share: bool = False, **told: object) -> Run:
+def lean(
+    workspace: Path, *, devices: tuple[str, ...] = ("cpu",), share: bool = False, tries: int = 1, **told: object
+) -> Run:
     """A run of the lean worker, started; `told` is what it is to do. Needs TUNEBOARD_WORKER to be LEAN."""
-    return start.start(workspace, "lean", json.dumps(told), devices=devices, share=share)
+    return start.start(workspace, "lean", json.dumps(told), devices=devices, share=share, tries=tries)
 
 
 def ended(run: Run, seconds: float = 60.0) -> str:

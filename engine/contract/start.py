@@ -18,13 +18,17 @@ from engine.contract.queue import Ticket
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMING_SECONDS = 10.0
+TRIES = 4
+"""Attempts of a training run in all, where memory runs out."""
 
 
 def start(
-    workspace: Path, label: str, args_text: str, *, devices: Sequence[str] = ("cpu",), share: bool = False
-) -> rundir.Run:
+    workspace: Path, label: str, args_text: str, *, devices: Sequence[str] = ("cpu",), share: bool = False,
+    tries: int = 1,
+) -> rundir.Run:  # fmt: skip
     """Make a run folder and start its supervisor, which queues for `devices` (held alone, or shared with `share`).
 
+    tries: how often its worker may be started in all, where memory runs out.
     Returns at once. The run goes on when this process ends: the supervisor leads a session of its own.
     """
     run, lock = rundir.make_locked(workspace, label, args_text)
@@ -34,6 +38,7 @@ def start(
     command = [sys.executable, "-m", "engine.supervise", str(run.path.resolve())]
     command += ["--lock", str(lock), "--queued-at", str(queued_at), "--devices", ",".join(devices)]
     command += ["--tickets", *(f"{ticket.descriptor}:{ticket.path}" for ticket in tickets)]
+    command += ["--tries", str(tries)]
     if share:
         command.append("--share")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}

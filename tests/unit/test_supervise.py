@@ -16,7 +16,7 @@ from engine import supervise
 from engine.contract import rundir, start
 from engine.contract.queue import device_lock, held, state_folder
 from engine.contract.rundir import Run
-from engine.supervise import FAILED, MUTE, STOPPED, ending
+from engine.supervise import FAILED, MUTE, OUT_OF_MEMORY, STOPPED, ending
 from tests.processes import LEAN, ended, gone, lean, phases, pid, steps, until
 
 FOR_EVER = 1_000_000
@@ -80,6 +80,33 @@ def test_a_kill_by_us_is_a_stop_and_no_lack_of_memory() -> None:
     assert ending(-signal.SIGTERM, 1, False, 0)["state"] == "stopped"
     assert ending(-signal.SIGTERM, 0, False, 0)["state"] == "failed"
     assert ending(0, 1, True, 0)["state"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("codes", "state", "attempts"),
+    [([OUT_OF_MEMORY, 0], "done", 2), ([OUT_OF_MEMORY, OUT_OF_MEMORY, STOPPED], "stopped", 3),
+     ([OUT_OF_MEMORY] * 5, "failed", 4), ([OUT_OF_MEMORY, FAILED], "failed", 2)],
+)  # fmt: skip
+def test_a_worker_that_runs_out_of_memory_is_started_again_a_few_times(
+    tmp_path: Path, codes: list[int], state: str, attempts: int
+) -> None:
+    run = lean(tmp_path, steps=2, exit=codes, tries=4)
+    assert ended(run) == state
+    written = [(record["attempt"], record["step"]) for record in rundir.records(run.metrics_path)]
+    assert written == [(attempt, step) for attempt in range(1, attempts + 1) for step in (1, 2)]
+    assert run.status()["attempt"] == attempts
+    if codes == [OUT_OF_MEMORY] * 5:
+        assert run.status()["why"].startswith("Out of memory in 4 attempts") and run.status()["out_of_memory"]
+
+
+def test_a_run_that_may_be_tried_once_is_tried_once(tmp_path: Path) -> None:
+    run = lean(tmp_path, steps=1, exit=OUT_OF_MEMORY)
+    assert ended(run) == "failed" and run.status()["why"] == "Out of memory." and steps(run) == [1]
+
+
+def test_a_kill_that_the_kernel_did_not_count_is_not_taken_for_lack_of_memory(tmp_path: Path) -> None:
+    run = lean(tmp_path, steps=1, signal=signal.SIGKILL, tries=4)
+    assert ended(run) == "failed" and run.status()["attempt"] == 1
 
 
 def test_a_crash_leaves_its_traceback_in_the_log(tmp_path: Path) -> None:
