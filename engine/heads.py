@@ -43,9 +43,7 @@ def attach(model: Any, **heads: nn.Module) -> None:
         model._keys_to_ignore_on_save = {*(model._keys_to_ignore_on_save or ()), *named}
 
 
-def save(model: Any, folder: Path) -> None:
-    save_file({name: value.detach().cpu().contiguous() for name, value in model.heads.state_dict().items()},
-              folder / FILE)  # fmt: skip
+XX
 
 
 def load(model: Any, folder: Path) -> None:

@@ -40,6 +40,7 @@ class Start:
         places = dict(model.named_parameters())
         for name, kept in (self.kept or {}).items():
             places[name].data, self.kept[name] = kept, places[name].data  # type: ignore[index]
+        torch.clear_autocast_cache()  # it knows weights by their place, and would go on with those of before
 
 
 @torch.no_grad()
