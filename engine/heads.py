@@ -20,7 +20,7 @@ FILE = "heads.safetensors"
 
 def linear(model: Any) -> nn.Module:
     """(rows, length, width) -> (rows, length, 1), and 0 for everything before it has learnt."""
-    head = nn.Linear(_width(model), 1)
+    head = nn.Linear(width(model), 1)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     return head
@@ -43,7 +43,10 @@ def attach(model: Any, **heads: nn.Module) -> None:
         model._keys_to_ignore_on_save = {*(model._keys_to_ignore_on_save or ()), *named}
 
 
-XX
+def save(model: Any, folder: Path, **facts: str) -> None:
+    """facts: what whoever loads the heads must know beside their weights."""
+    state = {name: value.detach().cpu().contiguous() for name, value in model.heads.state_dict().items()}
+    save_file(state, folder / FILE, metadata=facts)
 
 
 def load(model: Any, folder: Path) -> None:
@@ -58,5 +61,6 @@ def load(model: Any, folder: Path) -> None:
         ) from problem
 
 
-def _width(model: Any) -> int:
+def width(model: Any) -> int:
+    """Numbers in a hidden state."""
     return int(model.config.get_text_config().hidden_size)
