@@ -6,6 +6,8 @@
                                             --data: its rows, counted and looked at; with --json: for programs
     chat [QUESTION] [models=...]            talk to a model in the terminal
     fetch NAME                              get a model
+    cluster KIND ARGS.yaml [name=value ...] the same run for several machines, to be copied: KIND is machines, slurm,
+                                            ray or kubernetes
     demo                                    the whole path on the embedded model
     docs                                    write ARGUMENTS.md
     --workspace DIR (or WORKSPACE=DIR)      where runs, models and datasets lie; default: workspace
@@ -66,6 +68,16 @@ def _check(given: argparse.Namespace) -> int:
     return check.check(_args(given), given.workspace, rows=given.data, as_json=given.json)
 
 
+def _cluster(given: argparse.Namespace) -> int:
+    from engine.contract.clusters import CLUSTERS
+
+    kind = given.words.pop(0) if given.words else ""
+    if kind not in CLUSTERS:
+        raise BoardError(f"{kind!r} is no kind of cluster.", f"Say one of {', '.join(CLUSTERS)}, then the arguments.")
+    print(CLUSTERS[kind](_args(given, "train")), end="")
+    return 0
+
+
 def _docs(given: argparse.Namespace) -> int:
     from engine.contract import docs
 
@@ -87,6 +99,7 @@ def _module(name: str) -> Callable[[argparse.Namespace], int]:
 
 VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "check": _check,
+    "cluster": _cluster,
     "docs": _docs,
     "work": _work,
     "chat": _module("chat"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 
+from pydantic import field_validator
+
 from engine.contract.errors import Problem
 from engine.contract.fields import AUTO, Auto, Section, arg
 
@@ -113,6 +115,11 @@ class Launch(Section):
         ge=1,
         le=65535,
     )
+
+    @field_validator("devices", mode="before")
+    @classmethod
+    def _as_words(cls, given: object) -> object:
+        return [str(one) if type(one) is int else one for one in given] if isinstance(given, list) else given
 
     @property
     def here(self) -> int:

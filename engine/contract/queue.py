@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import platform
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,7 +19,8 @@ def state_folder() -> Path:
     """Where device locks lie: the one place outside the workspace."""
     if chosen := os.environ.get("TUNEBOARD_STATE"):
         return Path(chosen)
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "tuneboard"
+    # By machine, as the machines of a cluster often share their users' homes, and not their devices.
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "tuneboard" / platform.node()
 
 
 class Ticket:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ def test_device_locks_lie_in_the_users_state_folder(monkeypatch: pytest.MonkeyPa
     assert device_lock("cpu") == state_folder() / "device-cpu.lock"
     monkeypatch.delenv("TUNEBOARD_STATE")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    assert state_folder() == tmp_path / "tuneboard"
+    assert state_folder() == tmp_path / "tuneboard" / platform.node()
     monkeypatch.delenv("XDG_STATE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert state_folder() == tmp_path / "home" / ".local" / "state" / "tuneboard"

@@ -1,0 +1,134 @@
+"""Ready-made commands for several machines: by hand, and as a job for Slurm, Ray or Kubernetes. For copying.
+
+Each starts the same arguments once a machine, with that machine's number; `accelerate launch` does the rest. Nothing is
+started here. What lies in the workspace (models, datasets, the run that is gone on from) must be there on each machine,
+as on a file system that all share.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+
+from engine.contract import text
+from engine.contract.args import TrainArgs
+
+
+def by_hand(args: TrainArgs) -> str:
+    """One line for each machine."""
+    launch = args.launch
+    address = launch.address or "ADDRESS-OF-MACHINE-0"
+    lines = [
+        f"# machine {number}\n{_command(args, launch.machines, str(number), address)}"
+        for number in range(launch.machines)
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def slurm(args: TrainArgs) -> str:
+    """A script for `sbatch`: one task a machine, which Slurm numbers."""
+    launch = args.launch
+    program = "exec " + _command(args, launch.machines, "$SLURM_NODEID", "$MAIN")
+    return f"""#!/bin/bash
+#SBATCH --job-name=tuneboard
+#SBATCH --nodes={launch.machines}
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node={launch.here}
+#SBATCH --signal=TERM@600
+# Ten minutes before its time is over the run is asked to save and stop; resume.run=RUN goes on from there.
+export MAIN=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+srun --kill-on-bad-exit=1 bash -c {shlex.quote(program)}
+"""
+
+
+def ray(args: TrainArgs) -> str:
+    """A script for `ray job submit --working-dir . -- python FILE`: one task a machine, all at once or none."""
+    launch = args.launch
+    program = "exec " + _command(args, launch.machines, "$NUMBER", "$MAIN")
+    return f"""import os, socket, subprocess
+import ray
+from ray.util.placement_group import placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+ray.init()
+group = placement_group([{{"CPU": 1, "GPU": {launch.here}}}] * {launch.machines}, strategy="STRICT_SPREAD")
+ray.get(group.ready())
+
+@ray.remote(num_cpus=1, num_gpus={launch.here})
+def address():
+    return ray.util.get_node_ip_address()
+
+@ray.remote(num_cpus=1, num_gpus={launch.here})
+def work(number, main):
+    told = os.environ | {{"NUMBER": str(number), "MAIN": main}}
+    return subprocess.run(["bash", "-c", {program!r}], env=told).returncode
+
+def placed(number):
+    return PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=number)
+
+main = ray.get(address.options(scheduling_strategy=placed(0)).remote())
+ends = ray.get([work.options(scheduling_strategy=placed(n)).remote(n, main) for n in range({launch.machines})])
+raise SystemExit(max(ends))
+"""
+
+
+def kubernetes(args: TrainArgs) -> str:
+    """A Job with one pod a machine, numbered by Kubernetes, and the Service by which they find the first."""
+    launch = args.launch
+    program = "exec .venv/bin/" + _command(args, launch.machines, "$JOB_COMPLETION_INDEX", "tuneboard-0.tuneboard")
+    return f"""apiVersion: v1
+kind: Service
+metadata: {{name: tuneboard}}
+spec:
+  clusterIP: None
+  selector: {{job-name: tuneboard}}
+---
+apiVersion: batch/v1
+kind: Job
+metadata: {{name: tuneboard}}
+spec:
+  completions: {launch.machines}
+  parallelism: {launch.machines}
+  completionMode: Indexed
+  backoffLimit: 0
+  template:
+    spec:
+      subdomain: tuneboard
+      restartPolicy: Never
+      terminationGracePeriodSeconds: 600
+      containers:
+        - name: tuneboard
+          image: tuneboard
+          command: [bash, -c, {_yaml(program)}]
+          ports: [{{containerPort: {launch.port}}}]
+          resources: {{limits: {{nvidia.com/gpu: {launch.here}}}}}
+          volumeMounts:
+            - {{name: workspace, mountPath: /tuneboard/workspace}}
+            - {{name: shared-memory, mountPath: /dev/shm}}
+      volumes:
+        - name: workspace
+          persistentVolumeClaim: {{claimName: tuneboard-workspace}}
+        - name: shared-memory
+          emptyDir: {{medium: Memory}}
+"""
+
+
+CLUSTERS: dict[str, Callable[[TrainArgs], str]] = {
+    "machines": by_hand,
+    "slurm": slurm,
+    "ray": ray,
+    "kubernetes": kubernetes,
+}
+
+
+def _command(args: TrainArgs, machines: int, number: str, address: str) -> str:
+    """The run's command for one machine; number and address may be a shell's variables."""
+    told = tuple(f"launch.{name}=" for name in ("machines", "number", "address", "devices", "processes"))
+    words = [word for word in shlex.split(text.command(args)) if not word.startswith(told)]
+    where = f"launch.machines={machines} launch.number={number} launch.address={address}"
+    return f"{shlex.join(words)} launch.processes={args.launch.here} {where}"
+
+
+def _yaml(program: str) -> str:
+    """As a YAML string in double quotes."""
+    return '"' + program.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -1,0 +1,118 @@
+"""What is said of devices and machines, and the commands that come of it."""
+
+from __future__ import annotations
+
+import ast
+import shlex
+import subprocess
+
+import pytest
+import yaml
+
+from engine.contract import machine, text
+from engine.contract.clusters import CLUSTERS
+from engine.contract.errors import ArgsError
+from engine.contract.launching import Launch, command
+from engine.contract.rules import Here, unmet
+
+LARGE = ["model=Qwen/Qwen3-8B", "data=my.jsonl", "name=it's mine", "launch.devices=[0, 1, 2, 3]", "launch.machines=2",
+         "launch.address=10.0.0.1", "launch.strategy=fsdp"]  # fmt: skip
+
+
+def parsed(*words: str) -> text.AnyArgs:
+    return text.parse({}, ["model=x", *words], kind="train")
+
+
+def refused(*words: str) -> list[str]:
+    with pytest.raises(ArgsError) as found:
+        parsed(*words)
+    return [str(problem) for problem in found.value.problems]
+
+
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        (["launch.devices=[first]"], "launch.devices: first is no number of a device. They count from 0."),
+        (["launch.devices=[0, 0]"], "launch.devices: A device is named twice. Each process needs one of its own."),
+        (["launch.devices=[0, 1]", "launch.processes=3"],
+         "launch.processes: 3 processes cannot have one each of 2 devices (launch.devices). Leave it on auto."),
+        (["launch.machines=2"], "launch.address: launch.machines is above 1: say where machine 0 is reached."),
+        (["launch.number=1"], "launch.number: There is no machine 1 among 1 (launch.machines). They count from 0."),
+        (["launch.strategy=fsdp"],
+         "launch.strategy: fsdp needs two processes or more (launch.processes). Set it to ddp."),
+        (["launch.pipeline_parallel=2"],
+         "launch.pipeline_parallel: accelerate's parallelism configuration has no pipeline to train with. Set it to 1, "
+         "and launch.strategy to fsdp."),
+        (["launch.processes=2", "launch.offload=true"],
+         "launch.offload: ddp (launch.strategy) shares nothing out that could be kept elsewhere. Turn it off."),
+        (["launch.processes=2", "steps.batch_size=4", "steps.global_batch=4"],
+         "steps.global_batch: 4 cannot be made of batches of 4 (steps.batch_size) on 2 devices (launch). Make it a "
+         "multiple of their product."),
+        (["launch.processes=2", "launch.strategy=fsdp", "task=grpo"],
+         "launch.strategy: GRPO (task.kind) writes answers while it trains, for which every process needs all weights. "
+         "Set launch.strategy to ddp or zero2, and launch.tensor_parallel to 1."),
+    ],
+)  # fmt: skip
+def test_what_does_not_go_together_is_said_with_the_way_out(said: list[str], sentence: str) -> None:
+    assert sentence in refused(*said)
+
+
+def test_devices_are_numbers_as_one_types_them() -> None:
+    assert parsed("launch.devices=[0, 1]").launch.devices == ["0", "1"]
+
+
+def test_rows_of_a_step_count_every_device() -> None:
+    assert Launch(processes=4).replicas == 4
+    assert Launch(processes=8, strategy="fsdp", context_parallel=2).replicas == 4
+    assert Launch(devices=["0", "1"], machines=3, address="a").everywhere == 6
+
+
+def test_a_run_waits_for_each_of_its_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    for device in ("cuda", "npu", "mps", "xpu"):
+        found = machine.Machine(device, "a device", 8, True)
+        monkeypatch.setattr(machine, "machine", lambda found=found: found)
+        assert machine.device_ids("auto", ["1", "3"]) == (f"{device}-1", f"{device}-3")
+        assert machine.device_ids("auto") == (f"{device}-0",)
+
+
+@pytest.mark.parametrize("device", ["cuda", "npu", "mps", "xpu"])
+def test_every_accelerator_is_started_by_the_same_words(device: str) -> None:
+    words = command(Launch(devices=["0", "1"]), ["engine", "work", "RUN"], cpu=False)
+    assert device not in " ".join(words)
+    assert words[words.index("--gpu_ids") + 1] == "0,1"
+
+
+@pytest.mark.parametrize("strategy", ["zero2", "zero3"])
+def test_deepspeed_is_for_accelerators_and_names_its_package(strategy: str) -> None:
+    args = parsed("launch.processes=2", f"launch.strategy={strategy}")
+    [on_cpu] = [problem.text for problem in unmet(args, Here("cpu"))]
+    assert "this run is on a CPU. Set launch.strategy to ddp or fsdp." in on_cpu
+    said = [problem.text for problem in unmet(args, Here("cuda"))]
+    assert said in ([], [f"{strategy} needs a package that is not installed. Set launch.strategy to fsdp, or: "
+                         "pip install deepspeed"])  # fmt: skip
+
+
+def test_each_machine_s_line_is_the_same_run_with_a_number_of_its_own() -> None:
+    args = text.parse({}, LARGE, kind="train")
+    lines = [line for line in CLUSTERS["machines"](args).splitlines() if not line.startswith("#")]
+    for number, line in enumerate(lines):
+        words = shlex.split(line)
+        assert words[:4] == ["python", "-m", "engine", "train"]
+        again = text.parse({}, words[4:], kind="train")
+        assert (again.launch.number, again.launch.everywhere, again.name) == (number, 8, "it's mine")
+        assert again.model == args.model
+    assert len(lines) == 2
+
+
+def test_jobs_for_clusters_are_well_formed() -> None:
+    args = text.parse({}, LARGE, kind="train")
+    checked = subprocess.run(["bash", "-n"], input=CLUSTERS["slurm"](args), text=True, capture_output=True, check=False)
+    assert (checked.returncode, checked.stderr) == (0, "")
+    ast.parse(CLUSTERS["ray"](args))
+    service, job = yaml.safe_load_all(CLUSTERS["kubernetes"](args))
+    assert job["spec"]["completions"] == 2
+    program = job["spec"]["template"]["spec"]["containers"][0]["command"][2]
+    said = subprocess.run(["bash", "-n"], input=program, text=True, capture_output=True, check=False)
+    assert (said.returncode, said.stderr) == (0, "")
+    assert program.endswith("launch.number=$JOB_COMPLETION_INDEX launch.address=tuneboard-0.tuneboard")
+    assert service["spec"]["selector"] == {"job-name": "tuneboard"}
