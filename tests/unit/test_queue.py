@@ -23,7 +23,7 @@ def test_device_locks_lie_in_the_users_state_folder(monkeypatch: pytest.MonkeyPa
     assert state_folder() == tmp_path / "tuneboard" / platform.node()
     monkeypatch.delenv("XDG_STATE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert state_folder() == tmp_path / "home" / ".local" / "state" / "tuneboard"
+    assert state_folder() == tmp_path / "home" / ".local" / "state" / "tuneboard" / platform.node()
 
 
 def test_tickets_are_served_in_the_order_of_their_times_whatever_the_order_of_drawing() -> None:
