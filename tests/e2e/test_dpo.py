@@ -204,10 +204,10 @@ def test_a_reference_that_reads_other_tokens_is_refused(workspace: Path) -> None
 
     folder = tiny.model_folder(workspace / "models" / "foreign")
     told = json.loads((folder / "tokenizer.json").read_text())
-    told["added_tokens"], told["pre_tokenizer"] = told["added_tokens"][::-1], {"type": "ByteLevel",
-        "add_prefix_space": True, "trim_offsets": False, "use_regex": False}  # fmt: skip
+    known = told["model"]["vocab"]
+    known["a"], known["b"] = known["b"], known["a"]
     (folder / "tokenizer.json").write_text(json.dumps(told))
-    with pytest.raises(ArgsError, match=r"foreign reads text as other tokens"):
+    with pytest.raises(ArgsError, match="foreign reads text as other tokens"):
         trainer(workspace, "dpo", ROWS, "task.reference_model=foreign")
 
 
