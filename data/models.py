@@ -180,6 +180,20 @@ def sees(folder: Path) -> bool:
     return isinstance(_json(folder / "config.json").get("vision_config"), dict)
 
 
+# What reads weights that lie on the disk quantised, by the method that their config names.
+READERS = {
+    "gptq": ("gptqmodel", "optimum"), "awq": ("gptqmodel",), "auto-round": ("auto-round",), "aqlm": ("aqlm",),
+    "compressed-tensors": ("compressed-tensors",), "torchao": ("torchao",), "bitsandbytes": ("bitsandbytes",),
+}  # fmt: skip
+# Widened to full precision when they are loaded, because few devices can compute in them.
+WIDENED = ("fp8", "mxfp4")
+
+
+def quantised(folder: Path) -> str:
+    """How the weights in `folder` are quantised as they lie there: `gptq`, `awq`, `fp8`, ...; empty: they are not."""
+    return str((_json(folder / "config.json").get("quantization_config") or {}).get("quant_method") or "")
+
+
 @lru_cache(maxsize=32)
 def _card(folder: Path, files: tuple[tuple[str, int], ...]) -> Card:
     config = _json(folder / "config.json")

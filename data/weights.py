@@ -21,7 +21,8 @@ from engine.contract.rundir import Run, runs
 class Weights:
     """A model to load: `base` (a name, folder or hub id), and the folder of an adapter on it, or None.
 
-    run is the training run that it came from, if any; template is what that run trained with.
+    run is the training run that it came from, if any; template is what that run trained with. quantisation is how that
+    run held its base.
     """
 
     ref: str
@@ -30,6 +31,23 @@ class Weights:
     run: Run | None = None
     template: str = "auto"
     revision: str = ""
+    quantisation: str = "none"
+    double_quantisation: bool = True
+
+
+def adapter(ref: str, base: str, workspace: Path) -> Path:
+    """The folder of the adapter that `ref` names, which must have been trained from `base`. Raises ModelError."""
+    found = find(ref, workspace)
+    if found.adapter is None:
+        raise ModelError(f"{ref} is no adapter: its weights were trained themselves.", "Take it as model.path instead.")
+    if found.base != base and _folder(found.base, workspace) != _folder(base, workspace):
+        raise ModelError(f"{ref} was trained from {found.base}, not from {base} (model.path).", "Choose that model.")
+    return found.adapter
+
+
+def _folder(base: str, workspace: Path) -> Path | None:
+    place = models.find(base, workspace)
+    return place.folder.resolve() if place.folder else None
 
 
 def listed(workspace: Path) -> list[str]:
@@ -85,7 +103,9 @@ def _of_run(ref: str, run: Run, checkpoint: str | None) -> Weights:
         )
     template, revision = args.model.template, args.model.revision  # type: ignore[union-attr]
     if (folder / "adapter_config.json").is_file():
-        return Weights(ref, args.model.path, folder, run, template, revision)  # type: ignore[union-attr]
+        model = args.model  # type: ignore[union-attr]
+        held = model.quantisation, model.double_quantisation
+        return Weights(ref, model.path, folder, run, template, revision, *held)
     return Weights(ref, str(folder), None, run, template)
 
 

@@ -27,6 +27,8 @@ def language_model(setting: Setting) -> Any:
         device=setting.device,
         attention=wanted.attention,
         trust_remote_code=wanted.trust_remote_code,
+        quantisation=wanted.quantisation,
+        double_quantisation=wanted.double_quantisation,
     )
 
 
@@ -41,6 +43,8 @@ def classifier(setting: Setting) -> Any:
         pad_id=setting.tokenizer.pad_token_id,
         attention=wanted.attention,
         trust_remote_code=wanted.trust_remote_code,
+        quantisation=wanted.quantisation,
+        double_quantisation=wanted.double_quantisation,
         num_labels=1,
     )
 

@@ -13,6 +13,7 @@ import torch
 
 from data import models
 from data.render import ChatTemplate
+from engine import quantised
 from engine.contract.errors import ModelError, ResourceError
 
 if TYPE_CHECKING:
@@ -82,15 +83,23 @@ def model_of(
     device: torch.device,
     attention: str = "auto",
     trust_remote_code: bool = False,
+    quantisation: str = "none",
+    double_quantisation: bool = True,
     kind: Any = None,
     **own: Any,
 ) -> PreTrainedModel:
     """The language model in `folder`, with eyes if it has them, in evaluation mode, on `device`. Safetensors only.
 
+    quantisation: `int8`, `nf4`, ... holds the weights so, whatever `dtype` the arithmetic has.
     kind: another of transformers' `AutoModel` classes to load it as, which takes `own`.
     """
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
+    packed = quantised.wanted(quantisation, double_quantisation, dtype) or quantised.as_stored(folder)
+    if packed is not None or models.quantised(folder):
+        own |= {"device_map": {"": device}}  # such weights are made where they are used
+    if packed is not None:
+        own["quantization_config"] = packed
     kind = kind or (AutoModelForImageTextToText if models.sees(folder) else AutoModelForCausalLM)
     try:
         model = kind.from_pretrained(
@@ -114,7 +123,7 @@ def model_of(
         raise ModelError(
             f"{folder.name} cannot be loaded: {_short(problem)}", hint or "Get the model again."
         ) from problem
-    return model.to(device).eval()
+    return quantised.mended(model if "device_map" in own else model.to(device)).eval()
 
 
 def with_adapter(model: Any, folder: Path, name: str = "default", *, trainable: bool = False) -> Any:
@@ -125,12 +134,52 @@ def with_adapter(model: Any, folder: Path, name: str = "default", *, trainable: 
         if isinstance(model, PeftModel):
             model.load_adapter(folder, adapter_name=name, is_trainable=trainable)
             return model
-        return PeftModel.from_pretrained(model, folder, adapter_name=name, is_trainable=trainable)
+        return hidden(PeftModel.from_pretrained(model, folder, adapter_name=name, is_trainable=trainable))
     except (RuntimeError, ValueError, OSError) as problem:
         raise ModelError(
             f"The adapter in {folder} does not fit this model: {_short(problem)}",
             "Choose the base that it was trained from.",
         ) from problem
+
+
+def hidden(model: Any) -> Any:
+    """`model`, a PeftModel, with the tokens that prompt tuning puts before the others left out of what it says.
+
+    So that its logits and states stand at the tokens that it was given, as those of every other model do.
+    """
+
+    def learnt(module: Any) -> int:
+        config = module.active_peft_config
+        off = module.forward == module.base_model.forward  # how PEFT switches a learnt prompt off
+        return config.num_virtual_tokens if config.is_prompt_learning and not off else 0
+
+    def ask(module: Any, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        kept = named.get("logits_to_keep")
+        if isinstance(kept, torch.Tensor) and (count := learnt(module)) and _before(module):
+            named = {**named, "logits_to_keep": kept + count}
+        return given, named
+
+    def answer(module: Any, given: tuple[Any, ...], named: dict[str, Any], said: Any) -> Any:
+        if not learnt(module) or not _before(module):
+            return said
+        tokens = next(
+            value for value in (*given, named.get("input_ids"), named.get("inputs_embeds")) if value is not None
+        )
+        length = tokens.shape[1]
+        if (logits := getattr(said, "logits", None)) is not None and logits.ndim == 3:
+            said.logits = logits[:, -length:]
+        if states := getattr(said, "hidden_states", None):
+            said.hidden_states = tuple(state[:, -length:] for state in states)
+        return said
+
+    model.register_forward_pre_hook(ask, with_kwargs=True)
+    model.register_forward_hook(answer, with_kwargs=True)
+    return model
+
+
+def _before(model: Any) -> bool:
+    """Whether the active adapter stands before the tokens themselves, not before their keys alone."""
+    return model.active_peft_config.peft_type.value == "PROMPT_TUNING"
 
 
 def _attention(wanted: str, device: torch.device) -> str | None:

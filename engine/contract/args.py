@@ -57,9 +57,20 @@ class TrainArgs(Args):
         label="Extra trainer settings",
     )
 
+    @property
+    def packs(self) -> bool:
+        """Whether a sequence may hold several rows."""
+        return self.data.packing or self.task.packs
+
+    @property
+    def borders(self) -> bool:
+        """Whether a sequence may hold several rows that must not see each other."""
+        return self.data.packing or self.task.borders
+
     def problems(self) -> Iterator[Problem]:
         yield from broken(self)
         yield from self.task.problems()
+        yield from self.method.problems()
         yield from self.launch.problems()
 
 

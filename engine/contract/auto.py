@@ -90,6 +90,8 @@ def learning_rate(args: TrainArgs, parameters: int) -> float | Auto:
     adapter = args.method.adapter
     # Few numbers that start far from where they must go: a rate for weights would not get them there.
     far = {"prompt": 20.0, "prefix": 20.0, "ia3": 10.0}.get(args.method.kind, 1.0)
+    if getattr(args.task, "start", "") == "scratch":  # nothing is known yet that a large step could spoil
+        return 1e-3 if small else 3e-4
     if args.task.gentle:
         return (5e-5 if small else 2e-5) * far if adapter else (1e-5 if small else 1e-6)
     return (5e-4 if small else 2e-4) * far if adapter else (1e-4 if small else 1e-5)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 from engine.contract.adapters import Ia3, Lora, Oft, Prefix, Prompt, Tuner
+from engine.contract.errors import Problem
 from engine.contract.fields import Section, arg, tagged
 
 
@@ -13,23 +15,50 @@ class Whole(Section):
 
     adapter: ClassVar[bool] = False
     merges: ClassVar[bool] = False
+    virtual: ClassVar[bool] = False
+    quantised: ClassVar[tuple[str, ...]] = ()
+
+    def problems(self) -> Iterator[Problem]:
+        """Rules between the method's own fields."""
+        yield from ()
 
 
 class Freeze(Whole):
-    """Train the last layers themselves; the rest stays as it is."""
+    """Train some layers themselves; the rest stays as it is."""
 
     title: ClassVar[str] = "Freeze"
     kind: Literal["freeze"] = "freeze"
 
     layers: int = arg(
         2,
-        "How many of the last layers are trained.",
+        "How many layers are trained, counted from the end chosen below.",
         when="More for a harder task; memory grows with it.",
         usual="1 to 8",
         unit="layers",
         basic=True,
-        ge=1,
+        ge=0,
         le=1000,
+    )
+    which: Literal["last", "first"] = arg(
+        "last",
+        "Which end of the stack is trained.",
+        when="first for what is read rather than what is said, such as a new language.",
+        usual="last",
+        label="Which layers",
+    )
+    modules: list[str] = arg(
+        [],
+        "Further weights that are trained, by name; * stands for anything, as in *.mlp.* or *norm*.",
+        when="To train norms or one kind of layer alone.",
+        usual="empty",
+        label="Modules by name",
+    )
+    embeddings: bool = arg(
+        False,
+        "Trains the input embeddings too; tied to the output layer, they are that as well.",
+        when="When new words must be read.",
+        usual="off",
+        label="Train the embeddings",
     )
     head: bool = arg(
         False,
@@ -38,6 +67,11 @@ class Freeze(Whole):
         usual="off",
         label="Train the output layer",
     )
+
+    def problems(self) -> Iterator[Problem]:
+        if not (self.layers or self.modules or self.embeddings or self.head):
+            said = "Nothing would be trained. Set method.layers, method.modules, method.embeddings or method.head."
+            yield Problem("method.layers", said)
 
 
 class Full(Whole):
@@ -52,6 +86,18 @@ class Expand(Whole):
 
     title: ClassVar[str] = "New layers"
     kind: Literal["expand"] = "expand"
+
+    layers: int = arg(
+        2,
+        "How many layers are added, spread evenly; each is a copy of the one before it. The result is a larger model.",
+        when="More to learn more: knowledge of a field, another language.",
+        usual="a quarter of the model's layers",
+        label="New layers",
+        unit="layers",
+        basic=True,
+        ge=1,
+        le=1000,
+    )
 
 
 Method = tagged(Lora, Full, Freeze, Oft, Ia3, Prompt, Prefix, Expand, Tuner)

@@ -10,14 +10,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from engine.contract.adapters import Lora, Tuner
+from engine.contract.dataset import Split
 from engine.contract.errors import Problem
 from engine.contract.fields import AUTO
 from engine.contract.machine import machine
+from engine.contract.tuners import TUNERS
 
 if TYPE_CHECKING:
     from engine.contract.args import TrainArgs
+
+MEASURE = "Raise the share for validation, name data.validation, or turn this off."
 
 
 class Rule(NamedTuple):
@@ -55,14 +60,30 @@ def _installed(package: str) -> bool:
     return find_spec(package) is not None
 
 
+def _at_once(args: TrainArgs) -> int:
+    """Rows that go through the model at once, on all devices."""
+    return args.steps.batch_size * args.launch.replicas
+
+
 def _divides(args: TrainArgs) -> bool:
-    return args.steps.global_batch == AUTO or int(args.steps.global_batch) % args.steps.batch_size == 0
+    return args.steps.global_batch == AUTO or int(args.steps.global_batch) % _at_once(args) == 0
 
 
 def _adds_up(args: TrainArgs) -> bool:
     steps = args.steps
     given = steps.global_batch != AUTO and steps.accumulation != AUTO
-    return not given or int(steps.global_batch) == steps.batch_size * int(steps.accumulation)
+    return not given or int(steps.global_batch) == _at_once(args) * int(steps.accumulation)
+
+
+def _step_rows(args: TrainArgs) -> int:
+    """Rows of an optimiser step as far as they are said; 0 where they are made to suit the task."""
+    if args.steps.accumulation != AUTO:
+        return _at_once(args) * int(args.steps.accumulation)
+    return 0 if args.steps.global_batch == AUTO else int(args.steps.global_batch)
+
+
+def _measures(args: TrainArgs) -> bool:
+    return bool(args.data.validation) or Split.of(args.data.split).validation > 0
 
 
 def _more_least_than_most(args: TrainArgs) -> bool:
@@ -70,22 +91,112 @@ def _more_least_than_most(args: TrainArgs) -> bool:
     return isinstance(least, int) and isinstance(most, int) and least > most
 
 
+def _quantised(args: TrainArgs) -> bool:
+    return args.model.quantisation != "none"
+
+
+def _stands_on(args: TrainArgs) -> tuple[str, ...]:
+    """The kinds of quantised base that the method can stand on."""
+    return TUNERS[args.method.tuner].quantised if isinstance(args.method, Tuner) else args.method.quantised
+
+
+def _of_lora(args: TrainArgs, name: str) -> Any:
+    return getattr(args.method, name) if isinstance(args.method, Lora) else None
+
+
 RULES: tuple[Rule, ...] = (
     # Steps
-    Rule("steps.global_batch", lambda args: not _divides(args),
+    Rule("steps.global_batch", lambda args: not _divides(args) and args.launch.replicas == 1,
          "{args.steps.global_batch} cannot be made of batches of {args.steps.batch_size} (steps.batch_size). "
          "Make it a multiple."),
-    Rule("steps.global_batch", lambda args: _divides(args) and not _adds_up(args),
+    Rule("steps.global_batch", lambda args: not _divides(args) and args.launch.replicas > 1,
+         "{args.steps.global_batch} cannot be made of batches of {args.steps.batch_size} (steps.batch_size) on "
+         "{args.launch.replicas} devices (launch). Make it a multiple of their product."),
+    Rule("steps.global_batch",
+         lambda args: _divides(args) and not _adds_up(args) and args.launch.replicas == 1,
          "{args.steps.global_batch} is not {args.steps.batch_size} (steps.batch_size) x {args.steps.accumulation} "
          "(steps.accumulation). Leave one of accumulation and global batch on auto."),
+    Rule("steps.global_batch",
+         lambda args: _divides(args) and not _adds_up(args) and args.launch.replicas > 1,
+         "{args.steps.global_batch} is not {args.steps.batch_size} (steps.batch_size) x {args.steps.accumulation} "
+         "(steps.accumulation) x {args.launch.replicas} devices (launch). Leave one of accumulation and global batch "
+         "on auto."),
+    # Questions that the model answers
+    Rule("task.group", lambda args: _step_rows(args) % args.task.together != 0,
+         "The answers of a step (steps.batch_size x steps.accumulation) do not make whole groups of {args.task.group} "
+         "(task.group). Leave steps.accumulation and steps.global_batch on auto, or make them a multiple."),
+    Rule("task.max_new_tokens",
+         lambda args: args.task.generates and args.task.max_new_tokens >= args.data.max_length,
+         "{args.task.max_new_tokens} leaves no room for the question within data.max_length ({args.data.max_length}). "
+         "Lower it, or raise data.max_length."),
+    # Devices
+    Rule("launch.strategy", lambda args: args.launch.shards and args.task.generates,
+         "{args.task.title} (task.kind) writes answers while it trains, for which every process needs all weights. "
+         "Set launch.strategy to ddp or zero2, and launch.tensor_parallel to 1."),
+    Rule("launch.strategy",
+         lambda args: args.launch.shards and args.task.reference and not args.method.adapter,
+         "{args.task.title} (task.kind) keeps a second copy of weights that are all trained, and the copy is not "
+         "shared out. Set launch.strategy to ddp or zero2, or method.kind to lora."),
+    Rule("launch.strategy", lambda args: args.launch.shards and _quantised(args),
+         "The packed weights of {args.model.quantisation} (model.quantisation) are not shared out. Set launch.strategy "
+         "to ddp or zero2, or model.quantisation to none."),
+    Rule("launch.tensor_parallel", lambda args: args.launch.tensor_parallel > 1 and args.method.kind != "full",
+         "Split matrices are trained whole (method.kind full), not with {args.method.kind}. Set it to 1."),
+    Rule("launch.context_parallel",
+         lambda args: args.launch.context_parallel > 1
+         and (args.borders or args.task.kind not in ("sft", "pretrain")),
+         "Rows are split among devices only for sft and pretrain (task.kind), and not where one sequence holds several "
+         "that must not see each other (data.packing, task.boundaries). Set it to 1."),
     Rule("resume.run", lambda args: bool(args.resume.checkpoint and not args.resume.run),
          "resume.checkpoint is set, but no run that it belongs to. Set resume.run too."),
+    # Quantised weights
+    Rule("model.quantisation", lambda args: _quantised(args) and not args.method.adapter,
+         "{args.model.quantisation} weights cannot be trained themselves, as {args.method.kind} (method.kind) would. "
+         "Choose lora there, or set model.quantisation to none."),
+    Rule("model.quantisation",
+         lambda args: _quantised(args) and args.method.adapter and args.model.quantisation not in _stands_on(args),
+         "This adapter (method) cannot stand on {args.model.quantisation} weights. Choose lora, or set "
+         "model.quantisation to none."),
+    Rule("method.dora", lambda args: bool(_of_lora(args, "dora")) and args.model.quantisation == "int8",
+         "DoRA cannot stand on int8 weights. Turn it off, or set model.quantisation to nf4 or torchao_int8."),
+    Rule("method.init", lambda args: _quantised(args) and _of_lora(args, "init") in ("pissa", "olora"),
+         "{args.method.init} takes the weights in full precision apart. Set method.init to default (or loftq for nf4 "
+         "and fp4), or model.quantisation to none."),
+    Rule("method.init",
+         lambda args: _of_lora(args, "init") == "loftq" and args.model.quantisation not in ("nf4", "fp4"),
+         "loftq mends what quantising to 4 bits broke. Set model.quantisation to nf4, or method.init to default."),
+    # Adapters
+    Rule("method.init", lambda args: _of_lora(args, "init") == "eva" and args.task.generates,
+         "eva starts from the rows' answers, and {args.task.title} writes its own. Set method.init to default."),
+    Rule("optim.weight_decay",
+         lambda args: isinstance(args.method, Lora) and args.method.keeps_frozen and args.optim.weight_decay > 0,
+         "Weight decay would pull at the part of the adapter that must stand still (method.init, method.on_top). Set "
+         "it to 0."),
+    Rule("data.packing", lambda args: args.data.packing and args.method.virtual,
+         "Packed rows would share one learnt prompt ({args.method.kind}, method.kind). Turn packing off."),
+    Rule("task.boundaries", lambda args: args.task.borders and args.method.virtual,
+         "Documents that share a sequence would share one learnt prompt ({args.method.kind}, method.kind). Set it to "
+         "alone or joined."),
+    Rule("method.kind", lambda args: args.method.virtual and args.task.head == "score",
+         "A learnt prompt ({args.method.kind}) does not reach the score of {args.task.title}. Choose lora."),
+    Rule("compute.checkpointing", lambda args: args.method.kind == "prefix" and args.compute.checkpointing is True,
+         "Prefix tuning (method.kind) keeps keys that checkpointing would compute twice. Turn checkpointing off."),
+    # Recording
+    Rule("record.patience", lambda args: args.record.patience is not None and not _measures(args),
+         "No row is held out (data.split is {args.data.split}), so nothing says when to end. " + MEASURE),
+    Rule("record.keep_best", lambda args: args.record.keep_best and not _measures(args),
+         "No row is held out (data.split is {args.data.split}), so nothing says which weights are best. " + MEASURE),
     # Optimiser
     Rule("optim.warmup", lambda args: args.optim.warmup > 1 and args.optim.warmup != int(args.optim.warmup),
          "{args.optim.warmup} is neither a share (below 1) nor a whole number of steps."),
     # Rows
     Rule("data.packing", lambda args: args.data.packing and args.task.kind not in ("sft", "pretrain"),
-         "Packing is for sft and pretrain (task.kind), not for {args.task.kind}. Turn it off."),
+         "Packing is for sft (task.kind), not for {args.task.kind}. Turn it off."),
+    Rule("data.packing", lambda args: args.data.packing and args.task.kind == "pretrain",
+         "Pretraining fills its sequences by itself (task.boundaries). Turn packing off."),
+    Rule("method.kind", lambda args: getattr(args.task, "start", "") == "scratch" and args.method.kind != "full",
+         "From scratch (task.start) every weight must learn, and {args.method.kind} leaves most as they are. Choose "
+         "full, or set task.start to weights."),
     # Reinforcement
     Rule("method.dropout", lambda args: args.task.steady and getattr(args.method, "dropout", 0.0) > 0,
          "{args.method.dropout} would blur what {args.task.title} compares: how likely an answer is now, and was when "
@@ -98,6 +209,14 @@ RULES: tuple[Rule, ...] = (
 )  # fmt: skip
 
 NEEDS: tuple[Need, ...] = (
+    Need("launch.strategy", lambda args, here: args.launch.strategy in ("zero2", "zero3") and here.device == "cpu",
+         "DeepSpeed ({args.launch.strategy}) shares work among accelerators, and this run is on a CPU. Set "
+         "launch.strategy to ddp or fsdp."),
+    Need("launch.strategy",
+         lambda args, here: args.launch.strategy in ("zero2", "zero3") and here.device != "cpu"
+         and here.lacks("deepspeed"),
+         "{args.launch.strategy} needs a package that is not installed. Set launch.strategy to fsdp, or: "
+         "pip install deepspeed"),
     Need("model.attention", lambda args, here: args.model.attention == "flash_attention_2" and here.device == "cpu",
          "Flash attention needs a GPU. Set model.attention to auto."),
     Need("model.attention",
@@ -105,6 +224,12 @@ NEEDS: tuple[Need, ...] = (
          and here.lacks("flash_attn"),
          "Flash attention needs a package that is not installed. Set model.attention to auto, or: "
          "pip install flash-attn"),
+    Need("model.quantisation", lambda args, here: args.model.quantisation == "torchao_int8" and here.lacks("torchao"),
+         "torchao_int8 needs a package that is not installed. Set model.quantisation to int8, or: "
+         "pip install torchao~=0.18.0"),
+    Need("model.quantisation",
+         lambda args, here: args.model.quantisation in ("int8", "nf4", "fp4") and here.lacks("bitsandbytes"),
+         "{args.model.quantisation} needs a package that is not installed: pip install bitsandbytes"),
     Need("model.dtype", lambda args, here: args.model.dtype == "fp16" and here.device == "cpu",
          "fp16 training needs a GPU. Set model.dtype to auto, bf16 or fp32."),
 )  # fmt: skip

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import importlib
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from transformers import TrainerCallback, set_seed
 
-from data import models
+from data import models, weights
 from data.render import ChatTemplate
-from engine import methods, ranks, sharing
+from engine import apart, lean, methods, ranks, sharing
 from engine.contract.args import TrainArgs
 from engine.contract.auto import Facts, resolved, total_steps
 from engine.contract.errors import ArgsError, ModelError, Problem
@@ -44,23 +44,24 @@ def run(args: TrainArgs, run: Run, report: Report, stop: Stop) -> None:
     if refused := list(unmet(args, Here(device.type))):
         raise ArgsError(refused)
     dtype = dtype_of(args.model.dtype, device)
-    if ranks.joined():
-        PartialState(cpu=device.type == "cpu")
+    sharing.join(args, device)
     checkpoint = _checkpoint_to_resume(args, run)
     consent = args.model.trust_remote_code
     with ranks.one_first():
         folder = folder_of(args.model.path, run.workspace, args.model.revision, code=consent, say=report.note)
+        if begin := getattr(recipe, "begin", None):
+            folder = begin(args, folder, run)
     tokenizer = tokenizer_of(folder, args.model.template, trust_remote_code=args.model.trust_remote_code)
 
     sight = Sight.of(folder, args.vision, run.workspace / "cache" / "pictures")
-    if sight and args.data.packing:
-        raise ArgsError([Problem("data.packing", "Rows of a model that sees are not packed. Turn packing off.")])
+    checks.sight(args, folder)
 
     report.phase("preparing")
     with ranks.one_first():
         rows = rows_of(args, folder, run, report, sight)
     facts = Facts(machine(), models.card(folder).parameters, len(rows.train))
     args = resolved(args, facts)
+    checks.measured(args, rows)
     if checkpoint:
         checks.steps_left(checkpoint, total_steps(args, facts))
 
@@ -69,10 +70,16 @@ def run(args: TrainArgs, run: Run, report: Report, stop: Stop) -> None:
     model = recipe.load(setting)
     own_dtype = model.config.dtype
     checks.length(args, model)
-    if args.data.packing:
-        checks.packing(model)
+    if args.borders:
+        checks.packing(args, model)
     set_seed(args.steps.seed)  # the adapter's first weights depend on the seed alone
-    model = methods.prepared(model, args)
+    collate = recipe.Collate(tokenizer.pad_token_id)
+    model = methods.prepared(model, args, _start(args, run, rows, collate, total_steps(args, facts)))
+    leaner = lean.made(model, args, rows=getattr(recipe, "LEAN", False) and not sight, say=report.note)
+    if leaner.apart:
+        collate = apart.Collate(tokenizer.pad_token_id, unmasked=apart.unmasked(model))
+    if device.type == "cpu":
+        lean.keep_freed_memory()
     moved, total = methods.trained(model)
     report.note(
         f"Training {moved:,} of {total:,} parameters in {_name(dtype)} on {device.type}.",
@@ -82,19 +89,25 @@ def run(args: TrainArgs, run: Run, report: Report, stop: Stop) -> None:
     if ranks.leads():
         ending.write_env(run, args, folder, model, device)
 
-    collate = recipe.Collate(tokenizer.pad_token_id)
-    trainer = recipe.Task(
-        model=model,
-        args=_config(recipe, args, run, rows, dtype, device),
-        train_dataset=rows.train,
-        eval_dataset=rows.validation,
-        data_collator=Show(sight, collate, recipe.SIDES) if sight else collate,
-        processing_class=tokenizer,
-        **recipe.beside(setting, model),
-    )
+    with methods.kept_wide(model):
+        trainer = recipe.Task(
+            model=model,
+            args=_config(recipe, args, run, rows, dtype, device),
+            train_dataset=rows.train,
+            eval_dataset=rows.validation,
+            data_collator=Show(sight, collate, recipe.SIDES) if sight and "films" in rows.train.column_names else collate,
+            processing_class=tokenizer,
+            **recipe.beside(setting, model),
+            **({"chunked": True} if leaner.chunked else {}),
+        )
+    for callback in methods.callbacks(model):
+        trainer.add_callback(callback)
     _quieten(trainer)
-    beside = sight.files if sight and args.method.kind != "lora" else []
-    trainer.record(run, report, stop, keep=args.record.keep, samples=_asked(args, folder), beside=beside)
+    beside = sight.files if sight and not args.method.adapter else []
+    trainer.record(
+        run, report, stop, keep=args.record.keep, patience=args.record.patience, keep_best=args.record.keep_best,
+        parent=checkpoint.parent if checkpoint else None, samples=_asked(args, folder), beside=beside,
+    )  # fmt: skip
 
     report.phase("training")
     started = time.monotonic()
@@ -106,9 +119,22 @@ def run(args: TrainArgs, run: Run, report: Report, stop: Stop) -> None:
             raise Stopped
         trainer.check_numbers()
         report.phase("saving")
+        trainer.best.restore()
         kept = own_dtype if args.model.dtype != "fp32" else torch.float32
         ending.save(trainer, tokenizer, args, run, kept, beside)
     ending.report(trainer, report, time.monotonic() - started)
+
+
+def _start(args: TrainArgs, run: Run, rows: Rows, collate: Any, steps: int) -> methods.Start:
+    """What the method may ask beside the model."""
+    many = args.steps.batch_size
+
+    def batches() -> Iterator[dict[str, Any]]:
+        for first in range(0, len(rows.train), many):
+            yield collate([rows.train[place] for place in range(first, min(first + many, len(rows.train)))])
+
+    wanted = getattr(args.method, "start_from", "")
+    return methods.Start(weights.adapter(wanted, args.model.path, run.workspace) if wanted else None, batches, steps)
 
 
 def _checkpoint_to_resume(args: TrainArgs, run: Run) -> Path | None:
@@ -168,6 +194,8 @@ def _asked(args: TrainArgs, folder: Path) -> list[tuple[str, str]]:
     """The user's sample questions, each with what the model reads when it is asked."""
     if not args.record.samples:
         return []
+    if args.task.takes == ("text",):
+        return [(prompt, prompt) for prompt in args.record.samples]
     template = ChatTemplate.if_any(folder, None if args.model.template == "auto" else args.model.template)
     return [(prompt, template.question(prompt)) for prompt in args.record.samples]
 

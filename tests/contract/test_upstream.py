@@ -15,6 +15,7 @@ from engine.contract.args import TrainArgs
 from engine.contract.errors import ArgsError
 from engine.contract.fields import Spec, walk
 from engine.contract.imitation import Sft
+from engine.contract.tuners import TUNERS
 from engine.upstream import MANAGED, extra, settings
 
 SENT = [spec for spec in walk(TrainArgs) if spec.to]
@@ -27,9 +28,9 @@ def fields(config: type) -> set[str]:
 @pytest.fixture(scope="module")
 def known() -> dict[str, set[str]]:
     """The names that each upstream configuration takes; `trainer` by itself those that all tasks' trainers take."""
-    from peft import LoraConfig
+    import peft
 
-    from engine import model
+    from engine import methods, model
     from engine.recipes.run import RECIPES
 
     tasks = {kind: fields(importlib.import_module(module).Config) for kind, module in RECIPES.items()}
@@ -37,7 +38,8 @@ def known() -> dict[str, set[str]]:
     return {
         "trainer": set.intersection(*tasks.values()),
         **{f"trainer of {kind}": found for kind, found in tasks.items()},
-        "peft": fields(LoraConfig),
+        **{f"peft of {kind}": fields(getattr(peft, config)) for kind, config in methods.CONFIGS.items()},
+        "peft of tuner": set.intersection(*(fields(getattr(peft, one.config)) for one in TUNERS.values())),
         "model": {name for function in ours for name in inspect.signature(function).parameters},
     }
 
@@ -45,7 +47,14 @@ def known() -> dict[str, set[str]]:
 @pytest.mark.parametrize("spec", SENT, ids=lambda spec: spec.path)
 def test_every_name_that_is_sent_upstream_exists_there(spec: Spec, known: dict[str, set[str]]) -> None:
     config, _, name = spec.to.partition(".")
-    assert name in known[f"{config} of {spec.variant}" if spec.path.startswith("task.") else config], spec.to
+    assert name in known[f"{config} of {spec.variant}" if spec.variant else config], spec.to
+
+
+@pytest.mark.parametrize("name", TUNERS)
+def test_every_own_setting_of_an_adapter_exists_upstream(name: str) -> None:
+    import peft
+
+    assert set(TUNERS[name].own) | set(TUNERS[name].fixed) <= fields(getattr(peft, TUNERS[name].config))
 
 
 def test_no_two_arguments_go_to_the_same_setting() -> None:
