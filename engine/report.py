@@ -109,8 +109,8 @@ class Report:
     def checkpoint(self, step: int, path: str) -> None:
         self._say(Checkpoint(step, path), f"Saved {path}.")
 
-    def sample(self, step: int, prompt: str, answer: str) -> None:
-        self._say(Sample(step, prompt, answer))
+    def sample(self, step: int, prompt: str, answer: str, reward: float | None = None) -> None:
+        self._say(Sample(step, prompt, answer, reward))
 
     def serving(self, address: str) -> None:
         self._say(Serving(address), f"Answering at {address}/v1")

@@ -264,6 +264,8 @@ def peak_memory() -> int:
 
 
 def _real_tokens(inputs: dict[str, Any]) -> int:
+    if "cu_seq_lens_q" in inputs:
+        return int(inputs["input_ids"].numel())  # without padding
     if "attention_mask" in inputs:
         return int(inputs["attention_mask"].sum())
     # Packed: a padding token is a row of its own, with position 0 and no label after it.

@@ -59,12 +59,13 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Sample:
-    """What the model answered to `prompt` at `step`."""
+    """What the model answered to `prompt` at `step`; `reward` says what it was worth, where it learns from that."""
 
     kind: ClassVar[str] = "sample"
     step: int
     prompt: str
     answer: str
+    reward: float | None = None
 
 
 @dataclass(frozen=True)

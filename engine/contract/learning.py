@@ -31,6 +31,26 @@ class Learning(Section):
     head: ClassVar[str] = "lm"
     decides: ClassVar[tuple[str, ...]] = ()
 
+    @property
+    def together(self) -> int:
+        """Answers that are compared with one another, and so must come in one step."""
+        return 1
+
+    @property
+    def again(self) -> int:
+        """Steps that are made from the same answers."""
+        return 1
+
+    @property
+    def packs(self) -> bool:
+        """Whether the task fills its sequences with several rows by itself."""
+        return False
+
+    @property
+    def borders(self) -> bool:
+        """Whether rows that share a sequence must not see each other."""
+        return False
+
     def problems(self) -> Iterator[Problem]:
         """Rules between the task's own fields."""
         yield from ()
