@@ -29,6 +29,7 @@ BOUND = {
     "optim.warmup": st.floats(0, 1),
     "data.packing": st.just(False),
     "task.label_smoothing": st.just(0.0),
+    "task.divergence": st.just("reverse_kl"),
     "vision.language": st.just(True),
     "vision.min_pixels": st.just(AUTO),
     "endpoint.address": st.just(AUTO),
