@@ -27,6 +27,7 @@ BOUND = {
     "task.rewards.label": st.just(""),
     "resume.checkpoint": st.just(""),
     "optim.warmup": st.floats(0, 1),
+    "method.dropout": st.just(0.0),
     "data.packing": st.just(False),
     "task.label_smoothing": st.just(0.0),
     "task.divergence": st.just("reverse_kl"),
