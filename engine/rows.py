@@ -25,7 +25,8 @@ from data import sets
 from data.asked import Asked
 from data.batches import Batch, batches, workers_for
 from data.conversation import Row
-from data.judged import Judged
+from data.documents import Documents, filled
+from data.judged import Judged, Scored
 from data.outcome import Report as Outcome
 from data.pack import sequences
 from data.pairs import Pairs
@@ -141,9 +142,15 @@ class Preparation:
 
     def packed(self, kept: Kept) -> Kept:
         """The same rows in sequences of the maximum length, if the arguments want that."""
-        if not self.args.data.packing:
+        if not self.args.packs:
             return kept
         capacity = self.args.data.max_length
+        if self.args.task.packs:
+            documents, joined = kept.column("input_ids"), not self.args.task.borders
+            return self.store.open(
+                self.store.key(filled=kept.folder.name, capacity=capacity, joined=joined),
+                lambda done: filled(documents, capacity, done, joined=joined),
+            )
         ids, labels, weights = (kept.column(name) for name in ("input_ids", "labels", "weights"))
         return self.store.open(
             self.store.key(packed=kept.folder.name, capacity=capacity),
@@ -212,6 +219,11 @@ def maker_of(
         return Pairs(template, tokenizer, sees=False, **options)
     if "feedback" in args.task.takes:
         return Judged(template, tokenizer, sees=False, **options)
+    if "scored" in args.task.takes:
+        return Scored(template, tokenizer, sees=False, **options)
+    if args.task.takes == ("text",):
+        whole = {"max_length": None} if args.task.packs else {}
+        return Documents(template, tokenizer, sees=False, **options | whole)
     options |= {"train_on": data.train_on}
     if sight:
         return SeenExamples(template, tokenizer, sight=sight, **options)

@@ -20,6 +20,7 @@ class Ppo(Learning):
     reference: ClassVar[bool] = True
     generates: ClassVar[bool] = True
     steady: ClassVar[bool] = True
+    gentle: ClassVar[bool] = True
     head: ClassVar[str] = "value"
     step_rows: ClassVar[int] = 32
     kind: Literal["ppo"] = "ppo"
@@ -176,7 +177,7 @@ class Ilql(Learning):
     """Learn the worth of each token from rewarded answers, and write by it (Snell et al., 2022)."""
 
     title: ClassVar[str] = "ILQL"
-    takes: ClassVar[tuple[str, ...]] = ("scored", "preference")
+    takes: ClassVar[tuple[str, ...]] = ("scored",)
     head: ClassVar[str] = "value"
     step_rows: ClassVar[int] = 16
     kind: Literal["ilql"] = "ilql"
