@@ -43,6 +43,7 @@ class Facts:
     licence: str = ""
     checks: Sequence[str] = field(default_factory=tuple)
     chats: bool = True  # whether it brings a chat template
+    scores: bool = False  # whether it scores texts, and writes none
 
 
 def size(count: float) -> str:
@@ -80,7 +81,7 @@ def _front(facts: Facts, lineage: Lineage) -> str:
     content = {
         "base_model": hub_id(facts.base),
         "library_name": "peft" if facts.form == "adapter" else "transformers",
-        "pipeline_tag": "text-generation",
+        "pipeline_tag": "text-classification" if facts.scores else "text-generation",
         "license": facts.licence,
         "tags": [tag for tag in ("tuneboard", task, method) if tag],
     }
@@ -93,7 +94,8 @@ def _what(facts: Facts) -> str:
     origin = f", made from **{base}**" if base else ""
     if facts.form == "adapter":
         return f"An adapter with {facts.parameters:,} parameters{origin}; it needs that model to run."
-    return f"A language model with {facts.parameters:,} parameters in {facts.dtype}{origin}. It needs nothing else."
+    what = "A reward model" if facts.scores else "A language model"
+    return f"{what} with {facts.parameters:,} parameters in {facts.dtype}{origin}. It needs nothing else."
 
 
 def _training(lineage: Lineage) -> str:
@@ -161,12 +163,22 @@ def _table(summary: dict[str, Any]) -> str:
 def _use(facts: Facts) -> str:
     if facts.form == "adapter":
         base = hub_id(facts.base) or "FOLDER_OF_THE_BASE_MODEL"
+        kind, labels = ("SequenceClassification", ", num_labels=1") if facts.scores else ("CausalLM", "")
         return f"""```python
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelFor{kind}
 
-base = AutoModelForCausalLM.from_pretrained("{base}")
+base = AutoModelFor{kind}.from_pretrained("{base}"{labels})
 model = PeftModel.from_pretrained(base, "FOLDER")
+```"""
+    if facts.scores:
+        return """```python
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+model, tokenizer = (kind.from_pretrained("FOLDER") for kind in (AutoModelForSequenceClassification, AutoTokenizer))
+said = [{"role": "user", "content": "What is your name?"}, {"role": "assistant", "content": "Ada."}]
+text = tokenizer.apply_chat_template(said, tokenize=False).rstrip()
+print(model(**tokenizer(text, add_special_tokens=False, return_tensors="pt")).logits[0, 0])
 ```"""
     if facts.chats:
         asked = """chat = pipeline("text-generation", model="FOLDER")

@@ -27,8 +27,10 @@ from engine.contract.args import ExportArgs
 from engine.contract.errors import BoardError, ModelError, ResourceError
 from engine.contract.rundir import Run, slug, write_json
 from engine.lineage import Lineage
+from engine.loading import classifier_of
 from engine.model import DTYPES, device_of, folder_of, model_of, tokenizer_of, with_adapter
 from engine.report import Report, Stop
+from engine.scoring import scores_texts
 from engine.verify import Difference, Logits, VerificationError
 from engine.vision import Sight
 
@@ -48,6 +50,7 @@ class Plan:
     target: Path
     dtype: str
     device: torch.device
+    scores: bool = False  # whether the model scores texts, and writes none
 
     @property
     def adapter(self) -> Path | None:
@@ -99,7 +102,8 @@ def _plan(args: ExportArgs, run: Run, report: Report) -> Plan:
         _check_mergeable(folder, adapter)
     stored = models.card(folder).dtype
     dtype = OWN.get(stored, "bf16") if args.dtype == "auto" else args.dtype
-    return Plan(args, found, folder, target, dtype, device_of(args.device))
+    scores = scores_texts(args.tuned, run.workspace)
+    return Plan(args, found, folder, target, dtype, device_of(args.device), scores)
 
 
 def _default_name(found: Lineage, args: ExportArgs) -> str:
@@ -224,7 +228,11 @@ def _adapter(plan: Plan, partial: Path, report: Report) -> dict[str, Difference]
 
 def _load(folder: Path, plan: Plan) -> Any:
     # fp32 whatever was written: what differs is then the weights, not the arithmetic.
-    return model_of(folder, dtype=torch.float32, device=plan.device, trust_remote_code=plan.lineage.trust_remote_code)
+    wanted = {"dtype": torch.float32, "device": plan.device, "trust_remote_code": plan.lineage.trust_remote_code}
+    if plan.scores:
+        labels = {"num_labels": 1} if plan.adapter else {}
+        return classifier_of(folder, pad_id=_tokenizer(plan).pad_token_id, **wanted, **labels)
+    return model_of(folder, **wanted)
 
 
 def _tuned(plan: Plan, adapter: Path | None) -> Any:
@@ -245,7 +253,8 @@ def _free() -> None:
 def _probes(plan: Plan, model: Any) -> Probes:
     chat, tokenizer = ChatTemplate.if_any(plan.folder, plan.lineage.template), TextTokenizer.of(plan.folder)
     prompts = [tokenizer.encode(chat.question(probe)).ids for probe in plan.args.probes]
-    answered = verify.answered(model, prompts, tokenizer.pad_id or tokenizer.eos_id or 0)
+    pad = tokenizer.pad_id or tokenizer.eos_id or 0
+    answered = prompts if plan.scores else verify.answered(model, prompts, pad)
     return Probes(prompts, answered, verify.logits_of(model, answered))
 
 
@@ -261,13 +270,15 @@ def _cast(model: Any, dtype: torch.dtype) -> Any:
 def _save(model: Any, plan: Plan, partial: Path) -> None:
     from transformers import GenerationConfig
 
-    model.generation_config = GenerationConfig()  # the base's own is written below, even where transformers dislikes it
+    if not plan.scores:  # the base's own is written below, even where transformers dislikes it
+        model.generation_config = GenerationConfig()
     model.config.dtype = DTYPES[plan.dtype]
     model.save_pretrained(partial, max_shard_size=int(plan.args.shard_gb * 1e9))
     _tokenizer(plan).save_pretrained(partial)
     for file in Sight(plan.folder).files:
         shutil.copyfile(file, partial / file.name)
-    companions.write_generation(plan.folder, plan.lineage.template, partial)
+    if not plan.scores:
+        companions.write_generation(plan.folder, plan.lineage.template, partial)
     companions.copy_code(plan.folder, partial)
 
 
@@ -299,8 +310,11 @@ def _write_texts(plan: Plan, partial: Path, checks: dict[str, Difference], run: 
         licence=models.card(plan.folder).licence,
         checks=companions.sentences(checks, merged=plan.adapter is not None),
         chats=not isinstance(ChatTemplate.if_any(plan.folder, plan.lineage.template), NoTemplate),
+        scores=plan.scores,
     )
     companions.write_card(partial, facts, plan.lineage, run.workspace)
+    if plan.scores:
+        return
     if merged and not companions.write_modelfile(plan.folder, plan.lineage.template, partial):
         report.warn("The chat template has no plain form for Ollama, so the Modelfile has no TEMPLATE.")
 

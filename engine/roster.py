@@ -29,6 +29,7 @@ from engine.contract.errors import DataError, ModelError, ResourceError
 from engine.contract.machine import memory
 from engine.generate import Beside
 from engine.model import device_of, dtype_of, folder_of, model_of, tokenizer_of, with_adapter
+from engine.scoring import scores_texts
 from engine.vision import Shown, Sight, expand
 
 
@@ -134,6 +135,10 @@ def load(args: ServeArgs, workspace: Path, say: Callable[[str], None] = print) -
     groups: dict[Path, list[_Wanted]] = {}
     for word in dict.fromkeys(args.models):
         weights = named.find(word, workspace)
+        if scores_texts(word, workspace):
+            raise ModelError(
+                f"{word} scores answers and writes none.", "Take it for the rewards of PPO or GRPO, or evaluate it."
+            )
         folder = folder_of(weights.base, workspace, weights.revision, code=args.trust_remote_code, say=say)
         groups.setdefault(folder, []).append(_Wanted(word, weights))
     _check_room(list(groups), dtype)

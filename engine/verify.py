@@ -22,6 +22,7 @@ READ_BACK = 1e-5  # the same weights twice; seen: 0
 # Allowed root mean square difference once rounded, in machine epsilons of the written dtype. Seen with 30 layers: 3.6
 # in bf16 (the arithmetic of bf16 alone, nothing merged: 2.6), where leaving the adapter out gave 41.
 ROUNDINGS = 16
+UNIT = 1.0  # a reward's: its differences are log-odds, so one near nothing is not held to its own size
 
 
 class VerificationError(BoardError):
@@ -62,7 +63,8 @@ def logits_of(model: Any, probes: Sequence[Sequence[int]]) -> Logits:
     found = []
     for ids in probes:
         tokens = torch.tensor([list(ids)], device=model.device)
-        found.append(model(input_ids=tokens, use_cache=False).logits[0].float().cpu())
+        logits = model(input_ids=tokens, use_cache=False).logits[0].float().cpu()
+        found.append(logits if logits.dim() > 1 else logits[None])  # a text's scores count as one position
     return found
 
 
@@ -84,15 +86,16 @@ def difference(reference: Logits, other: Logits) -> Difference:
         raise VerificationError(
             f"The export has logits of another shape: {tuple(got.shape)} instead of {tuple(wanted.shape)}."
         )
-    top = wanted.topk(2, dim=-1)
+    top = wanted.topk(min(2, wanted.shape[1]), dim=-1)
     same = got.argmax(dim=-1) == top.indices[:, 0]
-    leads = (top.values[:, 0] - top.values[:, 1])[~same]
+    leads = (top.values[:, 0] - top.values[:, -1])[~same]
     apart = wanted - got
+    unit = UNIT if wanted.shape[1] == 1 else 0.0
     likely = wanted.log_softmax(dim=-1)
     return Difference(
         max_difference=float(apart.abs().max().nan_to_num(float("inf"))),
-        largest=float(wanted.abs().max()),
-        rms=float((apart.square().mean() / wanted.square().mean()).sqrt().nan_to_num(float("inf"))),
+        largest=float(wanted.abs().max().clamp(min=unit)),
+        rms=float((apart.square().mean() / wanted.square().mean().clamp(min=unit**2)).sqrt().nan_to_num(float("inf"))),
         kl=float((likely.exp() * (likely - got.log_softmax(dim=-1))).sum(dim=-1).mean()),
         positions=len(wanted),
         top1_equal=int(same.sum()),
