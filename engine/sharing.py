@@ -81,8 +81,7 @@ def _axes(args: TrainArgs) -> Any:
 
     launch = args.launch
     rest = {"dp_shard_size" if launch.strategy == "fsdp" else "dp_replicate_size": launch.replicas}
-    ways: dict[str, Any] = {"tp_size": launch.tensor_parallel, "cp_size": launch.context_parallel,
-                            "sp_size": launch.sequence_parallel}  # fmt: skip
+    ways: dict[str, Any] = {"cp_size": launch.context_parallel, "sp_size": launch.sequence_parallel}
     if launch.sequence_parallel > 1:
         ways["sp_backend"] = "deepspeed"
     return ParallelismConfig(**rest, **{name: size for name, size in ways.items() if size > 1})

@@ -49,7 +49,7 @@ class Launch(Section):
     tensor_parallel: int = arg(
         1,
         "Splits every layer's matrices over this many devices.",
-        when="With one very large model and fast links between the devices.",
+        when="Never here: what is trained so cannot be stopped and gone on with. fsdp serves the same end.",
         usual="1",
         unit="devices",
         ge=1,
@@ -144,7 +144,7 @@ class Launch(Section):
     @property
     def shards(self) -> bool:
         """Whether no process holds all of the weights."""
-        return self.strategy in ("fsdp", "zero3") or self.tensor_parallel > 1
+        return self.strategy in ("fsdp", "zero3")
 
     def problems(self) -> Iterator[Problem]:
         """Rules between these fields alone."""
@@ -160,6 +160,9 @@ class Launch(Section):
         if self.number >= self.machines:
             said = f"There is no machine {self.number} among {self.machines} (launch.machines)."
             yield Problem("launch.number", f"{said} They count from 0.")
+        if self.tensor_parallel > 1:
+            said = "transformers cannot save a model split this way so that its training goes on."
+            yield Problem("launch.tensor_parallel", f"{said} Set it to 1, and launch.strategy to fsdp.")
         if self.pipeline_parallel > 1:
             said = "accelerate's parallelism configuration has no pipeline to train with."
             yield Problem("launch.pipeline_parallel", f"{said} Set it to 1, and launch.strategy to fsdp.")
@@ -180,10 +183,6 @@ class Launch(Section):
             yield Problem(
                 "launch.sequence_parallel",
                 f"It goes with zero2 and zero3 (launch.strategy), not with {self.strategy}. Set it to 1.",
-            )
-        if self.tensor_parallel > 1 and deepspeed:
-            yield Problem(
-                "launch.tensor_parallel", f"It goes with ddp and fsdp (launch.strategy), not with {self.strategy}."
             )
         if self.offload and self.strategy == "ddp":
             yield Problem(

@@ -50,7 +50,10 @@ def refused(*words: str) -> list[str]:
          "multiple of their product."),
         (["launch.processes=2", "launch.strategy=fsdp", "task=grpo"],
          "launch.strategy: GRPO (task.kind) writes answers while it trains, for which every process needs all weights. "
-         "Set launch.strategy to ddp or zero2, and launch.tensor_parallel to 1."),
+         "Set launch.strategy to ddp or zero2."),
+        (["launch.processes=2", "launch.tensor_parallel=2"],
+         "launch.tensor_parallel: transformers cannot save a model split this way so that its training goes on. Set it "
+         "to 1, and launch.strategy to fsdp."),
     ],
 )  # fmt: skip
 def test_what_does_not_go_together_is_said_with_the_way_out(said: list[str], sentence: str) -> None:
