@@ -21,6 +21,7 @@ POINTS = 1000  # most points of one series that are sent for the picture; small 
 # Panel key -> title and unit, in the order shown; metrics that are not named here follow under their own names.
 PANELS = {
     "loss": ("Loss", ""),
+    "perplexity": ("Perplexity", ""),
     "margin": ("Margin of the better answer", ""),
     "preferred": ("Better answer preferred", "share"),
     "chosen_reward": ("Reward of the better answer", ""),
@@ -53,6 +54,7 @@ class Curve:
         self._columns: dict[str, array[float]] = {}
         self._attempt: int | None = None
         self._last_t = 0.0
+        self._tokens_before = 0.0  # those of the attempts before, where this one counts from nothing again
 
     def __len__(self) -> int:
         return len(self._step)
@@ -89,8 +91,13 @@ class Curve:
             # A new attempt logs again from its checkpoint on. The clock counts work, not the pause in between.
             self._keep_before(step)
             self._attempt, self._last_t = attempt, t
+            self._tokens_before = 0.0
         row = len(self._step)
         tokens = values.get("train/tokens")
+        if tokens is not None:
+            if row and tokens + self._tokens_before < self._tokens[-1]:
+                self._tokens_before = self._tokens[-1]
+            tokens += self._tokens_before
         self._step.append(step)
         self._seconds.append((self._seconds[-1] if row else 0.0) + max(0.0, t - self._last_t))
         self._tokens.append(tokens if tokens is not None else self._tokens[-1] if row else 0.0)

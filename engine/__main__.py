@@ -4,6 +4,8 @@
                                             make a run folder, start it and follow it
     check ARGS.yaml [name=value ...]        every problem of an args file; exit code 2 when there is one. With
                                             --data: its rows, counted and looked at; with --json: for programs
+    plan ARGS.yaml [name=value ...]         what a training will take of memory and time, and whether it fits; with
+                                            --fit: what to change so that it does; with --json: for programs
     chat [QUESTION] [models=...]            talk to a model in the terminal
     fetch NAME                              get a model
     cluster KIND ARGS.yaml [name=value ...] the same run for several machines, to be copied: KIND is machines, slurm,
@@ -38,7 +40,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--workspace", type=Path, default=Path(os.environ.get("WORKSPACE") or "workspace"))
     parser.add_argument("--detach", action="store_true", help="start the run and return at once")
     parser.add_argument("--data", action="store_true", help="with check: look at the rows as well")
-    parser.add_argument("--json", action="store_true", help="with check: the result as JSON")
+    parser.add_argument("--fit", action="store_true", help="with plan: what to change so that it fits")
+    parser.add_argument("--json", action="store_true", help="with check and plan: the result as JSON")
     given = parser.parse_intermixed_args(argv)
     given.workspace = given.workspace.expanduser().resolve()
     try:
@@ -78,6 +81,12 @@ def _cluster(given: argparse.Namespace) -> int:
     return 0
 
 
+def _plan(given: argparse.Namespace) -> int:
+    from engine import plan
+
+    return plan.plan(_args(given), given.workspace, as_json=given.json, fit=given.fit)
+
+
 def _docs(given: argparse.Namespace) -> int:
     from engine.contract import docs
 
@@ -99,6 +108,7 @@ def _module(name: str) -> Callable[[argparse.Namespace], int]:
 
 VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "check": _check,
+    "plan": _plan,
     "cluster": _cluster,
     "docs": _docs,
     "work": _work,

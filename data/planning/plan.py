@@ -64,7 +64,7 @@ def planned(
     now = now or machine.memory()
     device = machine.machine().device if args.compute.device == "auto" else args.compute.device
     limit = args.data.max_length
-    longest = limit if rows is None or args.data.packing else min(rows.longest, limit)
+    longest = limit if rows is None or args.packs else min(rows.longest, limit)
     known = past.measured(args, workspace)
     return Plan(
         args, subject,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -68,10 +68,13 @@ class Shape:
     @classmethod
     def typical(cls, parameters: int) -> Shape:
         """What models of that size look like: a layer has some 13 hidden² parameters, and the width is 128 times the
-        depth (Kaplan et al., 2020, section 3: loss depends on the size, hardly on the shape)."""
+        depth (Kaplan et al., 2020, section 3: loss depends on the size, hardly on the shape). The feed-forward takes
+        what is left of `parameters`."""
         layers = max(2, round((parameters / (13 * 128**2)) ** (1 / 3)))
-        heads = layers
-        return cls(128 * layers, 448 * layers, layers, heads, max(1, heads // 4), 128, 128_000, tied=parameters < 2e9)
+        words = 128_000 if parameters > 5e8 else 32_000
+        rest = cls(128 * layers, 0, layers, layers, max(1, layers // 4), 128, words, tied=parameters < 2e9)
+        left = max(0, parameters - count(rest.tensors()))
+        return replace(rest, inner=max(128, round(left / (3 * rest.hidden * layers))))
 
     @property
     def queries(self) -> int:
@@ -145,7 +148,8 @@ class Subject:
     def sized(cls, parameters: int) -> Subject:
         """Of a model of which only the number of its parameters is known."""
         shape = Shape.typical(parameters)
-        return cls(shape, shape.tensors(), parameters, known="size")
+        shapes = shape.tensors()
+        return cls(shape, shapes, count(shapes), known="size")
 
     @cached_property
     def linear(self) -> int:

@@ -13,7 +13,7 @@ import pytest
 
 from app.__main__ import options
 from engine import __main__ as commands
-from engine import chat, check, demo, fetch, follow
+from engine import chat, check, demo, fetch, follow, plan
 from engine.contract import docs, text
 from engine.contract.text import AnyArgs
 
@@ -77,6 +77,7 @@ def understood_by_the_engine(words: list[str], folder: Path, monkeypatch: pytest
 
     monkeypatch.setattr(follow, "start_and_follow", act)
     monkeypatch.setattr(check, "check", act)
+    monkeypatch.setattr(plan, "plan", act)
     for module in (chat, demo, fetch):
         monkeypatch.setattr(module, "main", act)
     monkeypatch.setattr(docs, "FILE", folder / "ARGUMENTS.md")
@@ -86,7 +87,7 @@ def understood_by_the_engine(words: list[str], folder: Path, monkeypatch: pytest
         return
     [given] = acts
     if isinstance(given, AnyArgs):
-        assert given.kind == words[0] or words[0] == "check"
+        assert given.kind == words[0] or words[0] in ("check", "plan")
 
 
 def test_a_command_that_is_wrong_would_be_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
