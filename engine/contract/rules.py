@@ -132,7 +132,7 @@ RULES: tuple[Rule, ...] = (
     # Devices
     Rule("launch.strategy", lambda args: args.launch.shards and args.task.generates,
          "{args.task.title} (task.kind) writes answers while it trains, for which every process needs all weights. "
-         "Set launch.strategy to ddp or zero2, and launch.tensor_parallel to 1."),
+         "Set launch.strategy to ddp or zero2."),
     Rule("launch.strategy",
          lambda args: args.launch.shards and args.task.reference and not args.method.adapter,
          "{args.task.title} (task.kind) keeps a second copy of weights that are all trained, and the copy is not "
@@ -140,8 +140,6 @@ RULES: tuple[Rule, ...] = (
     Rule("launch.strategy", lambda args: args.launch.shards and _quantised(args),
          "The packed weights of {args.model.quantisation} (model.quantisation) are not shared out. Set launch.strategy "
          "to ddp or zero2, or model.quantisation to none."),
-    Rule("launch.tensor_parallel", lambda args: args.launch.tensor_parallel > 1 and args.method.kind != "full",
-         "Split matrices are trained whole (method.kind full), not with {args.method.kind}. Set it to 1."),
     Rule("launch.context_parallel",
          lambda args: args.launch.context_parallel > 1
          and (args.borders or args.task.kind not in ("sft", "pretrain")),
@@ -209,6 +207,8 @@ RULES: tuple[Rule, ...] = (
 )  # fmt: skip
 
 NEEDS: tuple[Need, ...] = (
+    Need("launch.context_parallel", lambda args, here: args.launch.context_parallel > 1 and here.device == "cpu",
+         "PyTorch has no attention on a CPU whose rows can be split. Set it to 1."),
     Need("launch.strategy", lambda args, here: args.launch.strategy in ("zero2", "zero3") and here.device == "cpu",
          "DeepSpeed ({args.launch.strategy}) shares work among accelerators, and this run is on a CPU. Set "
          "launch.strategy to ddp or fsdp."),
