@@ -158,8 +158,10 @@ class Train:
         self.models.list.select(self.models.picked, None, form.components["model.path", ""], **QUIET)
         form.components["model.path", ""].change(self._choices, inputs, form.dropdowns, **AS_YOU_TYPE)
 
-        own = [(f"task.{name}", kind(task)) for task in sections(Task) for name in task.decides]
-        decisive = [form.components[key] for key in (*((path, "") for path in ROWS_DEPEND_ON), *own)]
+        own = {(f"task.{name}", kind(task)) for task in sections(Task) for name in task.decides}
+        own |= {(path, "") for path in ROWS_DEPEND_ON}
+        decisive = [field for (path, variant), field in form.components.items()
+                    if (path, variant) in own or (path.rpartition(".")[0], variant) in own]  # fmt: skip
         look.connect(board, inputs, decisive, self.outlook)
         self.counting.tick(self._counted, given, shown, **QUIET, **IN_ORDER)
 
