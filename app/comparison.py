@@ -42,6 +42,8 @@ METRICS = {
     "rouge_l": Shown("ROUGE-L", 1, about="words in the same order as the right answer, 0 to 100"),
     "bleu": Shown("BLEU", 1, about="shared word sequences with the right answer, 0 to 100"),
     "exact_match": Shown("Exact match", 1, " %", about="answers that equal the right one"),
+    "preferred": Shown("Better preferred", 1, " %", about="pairs whose better answer is scored higher"),
+    "margin": Shown("Margin", 2, about="how much higher the better answer is scored"),
 }
 ORDERS = {"Worst first": 1, "Best first": -1, "As in the data": 0}
 
@@ -156,6 +158,7 @@ def rows(found: Sequence[dict[str, Any]], page: int, metric: str, roots: Sequenc
 
 
 def _row(row: dict[str, Any], metric: str, roots: Sequence[Path]) -> str:
+    metric = metric if metric in row["tuned"] else next(key for key in METRICS if key in row["tuned"])
     shown, better = METRICS[metric], gain(row, metric)
     kind = "done" if better > 0 else "failed" if better < 0 else "still"
     word = "better" if better > 0 else "worse" if better < 0 else "the same"
@@ -175,7 +178,7 @@ def _side(name: str, answer: str, found: dict[str, Any]) -> str:
     facts = [
         f"{shown.label} {_number(found[key], shown)}"
         for key, shown in METRICS.items()
-        if key in ("loss", "chrf", "rouge_l") and found.get(key) is not None
+        if key in ("loss", "chrf", "rouge_l", "margin") and found.get(key) is not None
     ]
     cut = ["cut short"] if found["cut"] else []
     said = answer or '<em class="tb-muted">nothing</em>'

@@ -21,7 +21,7 @@ import torch
 from data import registry
 from data.conversation import Row
 from data.formats import restored
-from engine import lineage, metrics
+from engine import lineage, metrics, ranking
 from engine.contract.args import EvaluateArgs
 from engine.contract.errors import DataError, ModelError, ResourceError
 from engine.contract.rundir import Run, records, write_json
@@ -29,6 +29,7 @@ from engine.judge import Item, Judge, Measured, items_of
 from engine.lineage import Lineage
 from engine.model import device_of, dtype_of, folder_of, model_of, with_adapter
 from engine.report import Report, Stop
+from engine.scoring import scores_texts
 from engine.vision import Sight
 
 NAMES = ("base", "tuned")
@@ -51,6 +52,9 @@ class Candidate:
 
 
 def run(args: EvaluateArgs, run: Run, report: Report, stop: Stop) -> None:
+    if scores_texts(args.tuned, run.workspace):
+        ranking.run(args, run, report, stop)
+        return
     device = device_of(args.device)
     dtype = dtype_of(args.dtype, device)
     pair = _candidates(args, run, report)

@@ -104,7 +104,7 @@ def perplexity(nlls: Sequence[float], counts: Sequence[int]) -> Metric:
     return Metric(_columns(nlls, counts), lambda sums: np.exp(np.minimum(_ratio(sums), 700)), falls=True)
 
 
-def _mean(values: Sequence[float]) -> Metric:
+def mean(values: Sequence[float]) -> Metric:
     return Metric(_columns(values, np.ones(len(values))), _ratio)
 
 
@@ -119,7 +119,7 @@ def _ratio(sums: np.ndarray) -> np.ndarray:
 def exact_match(answers: Sequence[str], references: Sequence[str]) -> Metric:
     """Share of answers, in percent, that equal their reference but for white space."""
     pairs = zip(answers, references, strict=True)
-    return _mean([100.0 * (answer.split() == reference.split()) for answer, reference in pairs])
+    return mean([100.0 * (answer.split() == reference.split()) for answer, reference in pairs])
 
 
 def rouge_l(answers: Sequence[str], references: Sequence[str]) -> Metric:
@@ -128,7 +128,7 @@ def rouge_l(answers: Sequence[str], references: Sequence[str]) -> Metric:
 
     scorer = RougeScorer(["rougeL"], tokenizer=_Words())
     pairs = zip(answers, references, strict=True)
-    return _mean([100 * scorer.score(reference, answer)["rougeL"].fmeasure for answer, reference in pairs])
+    return mean([100 * scorer.score(reference, answer)["rougeL"].fmeasure for answer, reference in pairs])
 
 
 class _Words:
