@@ -208,6 +208,11 @@ class Recording:
             draw(self.run)
         self.report.phase("training")
 
+    def keep(self) -> None:
+        """A checkpoint of the last whole step, if there is one, in the middle of the next."""
+        if self.state.global_step:
+            self._save_checkpoint(self.model, None)
+
     def _keep(self, written: Path, step: int) -> None:
         for file in self.beside:
             shutil.copyfile(file, written / file.name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from engine.contract.fields import AUTO, Auto, Section, arg
 from engine.contract.sections import Device
@@ -26,4 +26,18 @@ class Compute(Section):
         usual="auto: on for models above 1 B parameters",
         to="trainer.activation_checkpointing",
         label="Activation checkpointing",
+    )
+    padding_free: bool | Auto = arg(
+        AUTO,
+        "Puts the rows of a batch behind one another instead of padding them to the longest; none sees another.",
+        when="off to compare with programs that pad.",
+        usual="auto: on where the model keeps rows apart",
+        label="Without padding",
+    )
+    loss: Literal["auto", "plain", "chunked", "liger"] = arg(
+        "auto",
+        "How the loss is computed. chunked: the output layer sees trained tokens only, a few at a time, so that "
+        "logits take next to no memory. liger: by that library's kernels, which replace others too; on a GPU.",
+        when="plain to compare with other programs.",
+        usual="auto: chunked where the model allows it",
     )

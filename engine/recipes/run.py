@@ -16,7 +16,7 @@ from data.render import ChatTemplate
 from engine import apart, lean, methods, ranks, sharing
 from engine.contract.args import TrainArgs
 from engine.contract.auto import Facts, resolved, total_steps
-from engine.contract.errors import ArgsError, ModelError, Problem
+from engine.contract.errors import ArgsError, ModelError
 from engine.contract.fields import kind, sections
 from engine.contract.machine import machine
 from engine.contract.rules import Here, unmet
@@ -95,7 +95,9 @@ def run(args: TrainArgs, run: Run, report: Report, stop: Stop) -> None:
             args=_config(recipe, args, run, rows, dtype, device),
             train_dataset=rows.train,
             eval_dataset=rows.validation,
-            data_collator=Show(sight, collate, recipe.SIDES) if sight and "films" in rows.train.column_names else collate,
+            data_collator=Show(sight, collate, recipe.SIDES)
+            if sight and "films" in rows.train.column_names
+            else collate,
             processing_class=tokenizer,
             **recipe.beside(setting, model),
             **({"chunked": True} if leaner.chunked else {}),
@@ -112,7 +114,11 @@ def run(args: TrainArgs, run: Run, report: Report, stop: Stop) -> None:
     report.phase("training")
     started = time.monotonic()
     with stop.deferred():
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except Stopped:  # in the middle of a step, where it waits for a person
+            trainer.keep()
+            raise
         if ranks.leads():
             draw(run)
         if ranks.any_of(stop.asked):

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from trl import SFTConfig, SFTTrainer
 
+from engine import likelihood
 from engine.contract.args import TrainArgs
 from engine.contract.imitation import Sft
 from engine.loading import language_model as load  # noqa: F401 (what a recipe offers)
@@ -21,6 +22,7 @@ from engine.trainer import Recording
 
 Config = SFTConfig
 SIDES = 1  # of each example in a batch
+LEAN = True  # batches are plain rows: they may come without padding, and the loss may be taken in chunks
 
 
 def settings(args: TrainArgs) -> dict[str, Any]:
@@ -39,11 +41,17 @@ class Task(Recording, SFTTrainer):
     """SFT that records, evaluates exactly, and saves checkpoints whole."""
 
     def __init__(
-        self, *given: Any, loss: str = "nll", smoothing: float = 0.0, weighed: bool = False, **more: Any
+        self,
+        *given: Any,
+        loss: str = "nll",
+        smoothing: float = 0.0,
+        weighed: bool = False,
+        chunked: bool = False,
+        **more: Any,
     ) -> None:
-        """weighed: whether turns of some row weigh otherwise than 1."""
+        """weighed: whether turns of some row weigh otherwise than 1.   chunked: as `lean.Lean` has it."""
         super().__init__(*given, **more)
-        self.loss, self.smoothing, self.weighed = loss, smoothing, weighed
+        self.loss, self.smoothing, self.weighed, self.chunked = loss, smoothing, weighed, chunked
         # The loss is TRL's own and counts tokens over all batches of a step, whatever the model says of its loss.
         self.model_accepts_loss_kwargs = True
 
@@ -56,27 +64,36 @@ class Task(Recording, SFTTrainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         varied = model.training and (self.loss != "nll" or self.smoothing)
-        if not varied and "weights" not in inputs:
+        if not varied and not self.chunked and "weights" not in inputs:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         inputs = dict(inputs)
         weights, labels = inputs.pop("weights", None), inputs.pop("labels")[:, 1:]
         trained = labels != -100
-        logits, more = self._logits(model, inputs, trained)
-        losses = token_losses(logits, labels[trained], self.loss if varied else "nll", self.smoothing if varied else 0)
-        given = torch.ones_like(losses) if weights is None else weights[:, 1:][trained].to(losses.dtype)
+        given = (torch.ones(trained.shape) if weights is None else weights[:, 1:]).to(labels.device)[trained]
+        if self.chunked and not varied:
+            head = self.accelerator.unwrap_model(model).get_output_embeddings()
+            with likelihood.headless(head):
+                states, more = self._logits(model, inputs, trained)
+            loss, right = likelihood.summed(states, head, labels[trained], given)
+        else:
+            logits, more = self._logits(model, inputs, trained)
+            logits = logits.float()
+            variant, smoothing = (self.loss, self.smoothing) if varied else ("nll", 0.0)
+            loss = (token_losses(logits, labels[trained], variant, smoothing) * given).sum()
+            right = (logits.argmax(-1) == labels[trained]).sum()
         total = given.sum() if num_items_in_batch is None else num_items_in_batch
-        loss = (losses * given).sum() / torch.as_tensor(total).clamp(min=torch.finfo(losses.dtype).tiny)
+        loss = loss / torch.as_tensor(total).clamp(min=torch.finfo(loss.dtype).tiny)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # the total is that of all, and their gradients are averaged
         if self.aux_loss_enabled:  # of a mixture of experts: a mean over a batch
             steps = self.current_gradient_accumulation_steps if num_items_in_batch is not None else 1
             loss = loss + self.router_aux_loss_coef * more.aux_loss / steps
-        right = (logits.argmax(-1) == labels[trained]).float().mean().item() if len(losses) else 0.0
-        self._metrics["train" if model.training else "eval"]["mean_token_accuracy"].append(right)
+        share = right.item() / max(1, len(given))
+        self._metrics["train" if model.training else "eval"]["mean_token_accuracy"].append(share)
         return (loss, more) if return_outputs else loss
 
     def _logits(self, model: Any, inputs: dict[str, Any], trained: torch.Tensor) -> tuple[torch.Tensor, Any]:
-        """(trained tokens, vocabulary) float32, in the order of `trained`, (rows, length - 1); and the model's output.
+        """(trained tokens, vocabulary), in the order of `trained`, (rows, length - 1); and the model's output.
 
         Only the columns are computed in which some row is trained. They are counted from the end, since some adapters
         put tokens of their own before the row.
@@ -86,7 +103,7 @@ class Task(Recording, SFTTrainer):
             inputs["output_router_logits"] = True
         places = columns - trained.shape[1] - 1
         output = model(**inputs, use_cache=False, logits_to_keep=places)
-        return output.logits[trained[:, columns]].float(), output
+        return output.logits[trained[:, columns]], output
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Any:
         """What all batches of a step count together: trained tokens, each as its turn weighs, on all devices."""
