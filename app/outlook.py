@@ -82,7 +82,7 @@ def _sentence(found: Forecast) -> str:
         return f'<p class="tb-lead">{told}, and there is <b>nothing to train on</b>: see what was found.</p>'
     about = "" if rows.exact else "about "
     many = f"{rows.used if rows.exact else round(rows.used * rows.scale):,} rows"
-    packing = f", packed into {about}{sequences(rows):,} sequences" if args.data.packing else ""
+    packing = f", packed into {about}{sequences(rows):,} sequences" if args.packs else ""
     each = f"{args.steps.batch_size} × {args.steps.accumulation}"
     return (
         f'<p class="tb-lead">{told} on <b>{about}{many}</b>{packing}, <b>{about}{count(rows.tokens * rows.scale)} '

@@ -21,12 +21,14 @@ from data import files, forecast, models, registry, sets, weights
 from data.mapping import Mapping
 from data.models import Card
 from data.render import ChatTemplate, names
+from data.sizes import resized
 from engine.contract import client, text
 from engine.contract.adapters import Lora
 from engine.contract.args import AnyArgs, DownloadArgs, EvaluateArgs, ExportArgs, MakeArgs, ServeArgs, TrainArgs
 from engine.contract.auto import Facts, resolved
-from engine.contract.errors import BoardError, Problem
+from engine.contract.errors import ArgsError, BoardError, Problem
 from engine.contract.fields import AUTO
+from engine.contract.imitation import Pretrain
 from engine.contract.machine import machine
 from engine.contract.methods import Freeze
 from engine.contract.rules import Here, unmet
@@ -170,8 +172,15 @@ def _renders(args: TrainArgs, workspace: Path, allowed: Sequence[Path]) -> bool:
 
 def _against(card: Card, args: TrainArgs) -> Iterator[Problem]:
     """What the model's own shapes do not allow."""
-    if 0 < card.context < args.data.max_length:
-        yield Problem("data.max_length", f"{args.data.max_length} is more than the model's context of {card.context}.")
+    context = card.context
+    if isinstance(args.task, Pretrain) and args.task.start == "scratch":
+        context = args.task.size.get("context", context)
+        try:
+            resized(card.config, args.task.size)
+        except ArgsError as problem:
+            yield from problem.problems
+    if 0 < context < args.data.max_length:
+        yield Problem("data.max_length", f"{args.data.max_length} is more than the model's context of {context}.")
     if isinstance(args.method, Lora):
         unknown, has = forecast.unknown_targets(card.shapes, args.method.targets)
         if unknown:

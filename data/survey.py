@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 
-from data import findings, fitness, formats, registry, sets
+from data import documents, findings, fitness, formats, registry, sets
 from data.conversation import Row
 from data.cut import View
 from data.finding import NAMED, Finding
@@ -242,7 +242,10 @@ class Survey:
         trained = sum(last - max(first, 1) for _, found in kept.sides for first, last in found if last > 1)
         if kept.sides and not trained and row.kind != "prompt":
             self.found["untrained"].add(row, "")
-        if row.kind == "text":
+        if row.kind == "text" and self.args.task.packs:
+            pieces = [len(views[0].encoded)]
+            self.lengths.update(pieces)
+        elif row.kind == "text":
             length = len(views[0].encoded)
             pieces = [min(limit, length - begin) for begin in range(0, max(1, length - 1), limit - 1)]
             if len(pieces) > 1:
@@ -283,15 +286,21 @@ class Survey:
             "longest": [row for *_, row in sorted(self.longest, reverse=True)],
         }
         shown |= {kind: tally.shown for kind, tally in self.found.items()}
-        packed, cut = self.args.data.packing, self.found.get("cut", _Tally())
+        cut = self.found.get("cut", _Tally())
         return Inspection(
             template=self.subject.template.name, max_length=self.args.data.max_length,
             total=total, held_out=held_out, rows=self.rows,
             unseen=self.unseen, used=self.used, tokens=sum(self.kept), trained=self.trained,
-            sequences=len(best_fit(self.kept, self.args.data.max_length)) if packed else len(self.kept),
+            sequences=self._sequences(),
             lengths=dict(sorted(self.lengths.items())), cut=cut.count, lost=dict(cut.what), findings=tuple(found),
             shown={kind: [replace(row, extra={}) for row in rows] for kind, rows in shown.items() if rows},
         )  # fmt: skip
+
+    def _sequences(self) -> int:
+        if self.args.task.packs:
+            return documents.count(self.kept, self.args.data.max_length, joined=not self.args.task.borders)
+        packed = self.args.data.packing
+        return len(best_fit(self.kept, self.args.data.max_length)) if packed else len(self.kept)
 
     def _said(self, kind: str, tally: _Tally) -> Found:
         looked = len(self.first) if kind == "foreign" else self.rows

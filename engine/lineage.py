@@ -49,7 +49,9 @@ def of(ref: str, workspace: Path) -> Lineage:
     found = weights.find(ref, workspace)
     if found.run is not None:
         args = _args(found.run)
-        return Lineage(found, args.model.path if args else found.base, found.run, args)
+        start = found.run.start_path
+        base = str(start) if start.is_dir() else args.model.path if args else found.base
+        return Lineage(found, base, found.run, args)
     receipt = _receipt(found)
     run = Run(workspace / "runs" / receipt["run"]) if receipt.get("run") else None
     if run is not None and run.args_path.is_file():

@@ -76,6 +76,11 @@ class Run:
         return self.path / "checkpoints"
 
     @property
+    def start_path(self) -> Path:
+        """The model that the run started from, where it made one with random weights."""
+        return self.path / "start"
+
+    @property
     def model_path(self) -> Path:
         """Present means that training succeeded."""
         return self.path / "model"
@@ -93,6 +98,16 @@ class Run:
     @property
     def results_path(self) -> Path:
         return self.path / "results"
+
+    @property
+    def asked_path(self) -> Path:
+        """Answers that a person is to judge."""
+        return self.path / "asked.jsonl"
+
+    @property
+    def judged_path(self) -> Path:
+        """What the person said of them."""
+        return self.path / "judged.jsonl"
 
     @property
     def receipt_path(self) -> Path:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from data import models
 from engine.contract.args import TrainArgs
 from engine.contract.errors import ArgsError, Problem
 from engine.contract.rules import MEASURE
@@ -19,6 +20,14 @@ def steps_left(checkpoint: Path, steps: int) -> None:
         said = f"{checkpoint.name} is the end of a run of {steps} steps."
         hint = "Raise steps.epochs (or steps.max_steps) to train on, or take the checkpoint as it is."
         raise ArgsError([Problem("resume.checkpoint", f"{said} {hint}")])
+
+
+def sight(args: TrainArgs, folder: Path) -> None:
+    """Rows with pictures are never laid end to end."""
+    if models.sees(folder) and args.packs:
+        path = "task.boundaries" if args.task.packs else "data.packing"
+        way_out = "Set it to alone." if args.task.packs else "Turn packing off."
+        raise ArgsError([Problem(path, f"Rows of a model that sees are not packed. {way_out}")])
 
 
 def measured(args: TrainArgs, rows: Rows) -> None:
@@ -37,7 +46,7 @@ def length(args: TrainArgs, model: Any) -> None:
         )
 
 
-def packing(model: Any) -> None:
+def packing(args: TrainArgs, model: Any) -> None:
     """Refuse to pack where rows in one sequence see each other. The model is asked, so it holds for any kernel."""
     ids = torch.arange(2, 14, device=model.device) % (model.config.get_text_config().vocab_size - 1)
     first, second = ids[:5], ids[5:]
@@ -50,11 +59,7 @@ def packing(model: Any) -> None:
     # Contamination moves logits by far more than the rounding of the arithmetic does.
     if (alone - packed.float()).abs().max() > 0.05 * alone.abs().max():
         kernel = model.config._attn_implementation
-        raise ArgsError(
-            [
-                Problem(
-                    "data.packing",
-                    f"This model's {kernel} attention does not keep packed rows apart. Turn packing off.",
-                )
-            ]
-        )
+        path, way_out = ("task.boundaries", "Set it to joined.") if args.task.packs else (
+            "data.packing", "Turn packing off.")  # fmt: skip
+        said = f"This model's {kernel} attention does not keep packed rows apart. {way_out}"
+        raise ArgsError([Problem(path, said)])
