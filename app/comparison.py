@@ -162,7 +162,7 @@ def _row(row: dict[str, Any], metric: str, roots: Sequence[Path]) -> str:
     shown, better = METRICS[metric], gain(row, metric)
     kind = "done" if better > 0 else "failed" if better < 0 else "still"
     word = "better" if better > 0 else "worse" if better < 0 else "the same"
-    moved = f"{shown.label} {_number(row['base'][metric], shown)} → {_number(row['tuned'][metric], shown)}"
+    moved = f"{shown.label} {_number(row['base'].get(metric), shown)} → {_number(row['tuned'][metric], shown)}"
     base, tuned = marked(row["base"]["answer"], row["tuned"]["answer"])
     file = re.split(r"[\\/]", row["file"])[-1]
     return (

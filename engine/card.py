@@ -28,6 +28,7 @@ METRICS = {
     "chrf": "chrF",
     "bleu": "BLEU",
     "exact_match": "Exact match (%)",
+    "preferred": "Better answer preferred (%)",
 }
 
 
