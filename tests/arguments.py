@@ -26,6 +26,7 @@ BOUND = {
     "task.rewards.json_schema": st.sampled_from(["", '{"type": "object"}']),
     "task.rewards.label": st.just(""),
     "resume.checkpoint": st.just(""),
+    "record.samples": st.just([]),
     "optim.warmup": st.floats(0, 1),
     "method.dropout": st.just(0.0),
     "data.packing": st.just(False),

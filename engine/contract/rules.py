@@ -199,6 +199,8 @@ RULES: tuple[Rule, ...] = (
     Rule("method.dropout", lambda args: args.task.steady and getattr(args.method, "dropout", 0.0) > 0,
          "{args.method.dropout} would blur what {args.task.title} compares: how likely an answer is now, and was when "
          "it was written. Set it to 0, or choose another task (task.kind)."),
+    Rule("record.samples", lambda args: bool(args.record.samples) and args.task.head == "score",
+         "A reward model writes no answers (task.kind). Leave the sample questions empty."),
     # Pictures
     Rule("vision.language", lambda args: not (args.vision.language or args.vision.projector or args.vision.tower),
          "Nothing would be trained: leave on the language part, projector or tower."),
