@@ -10,6 +10,7 @@ A row is what `data.asked.facts` gives. Scores of functions are from 0 to 1. Kno
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,14 +19,19 @@ import torch
 
 from data.conversation import Message, said
 from engine import correct, queries
+from engine.contract import judging
 from engine.contract.rewards import Rewards
 from engine.recipes.setting import Setting
+from engine.report import Stopped
+from engine.scoring import Scorer
 
 Row = Mapping[str, Any]
 Prompt = str | list[Message]
 Judge = Callable[[Sequence[Prompt], Sequence[str], Sequence[Row]], Sequence[float]]
 """Prompts, the answers to them and their rows to one score for each."""
 
+PERSON = "person"
+LOOKED_EVERY = 0.2  # seconds between two looks for what a person has said
 TABLES = ("schema", "sql_context", "context", "create_table", "db_schema", "ddl", "tables")
 """Columns that hold the tables of a question about a database."""
 
@@ -47,15 +53,63 @@ class Scorers:
         """(answers, scorers) to (answers,): each score times its weight, summed."""
         return scores @ self.weights.to(scores.device)
 
+    @property
+    def unasked(self) -> Scorers:
+        """Those that ask no person: evaluations are theirs, for nobody judges the same questions again and again."""
+        kept = [place for place, name in enumerate(self.names) if name != PERSON]
+        names, judges = (tuple(one[place] for place in kept) for one in (self.names, self.judges))
+        return Scorers(names, self.weights[kept], judges)
+
 
 def scorers(setting: Setting) -> Scorers:
-    """Those that the task's `rewards` name."""
+    """Those that the task's `rewards` name. Raises ModelError for a reward model that cannot score."""
     rewards: Rewards = setting.args.task.rewards  # type: ignore[union-attr]
     found: dict[str, tuple[float, Judge]] = {}
     for name, weight in rewards.functions.items():
         found[name] = weight, _each(FUNCTIONS[name](rewards, setting.tokenizer))
-    return Scorers(tuple(found), torch.tensor([weight for weight, _ in found.values()]),
-                   tuple(judge for _, judge in found.values()))  # fmt: skip
+    if rewards.model:
+        found["model"] = rewards.model_weight, _model(rewards, setting)
+    if rewards.person:
+        found[PERSON] = rewards.person_weight, _person(setting)
+    weights = torch.tensor([weight for weight, _ in found.values()], dtype=torch.float32)
+    return Scorers(tuple(found), weights, tuple(judge for _, judge in found.values()))
+
+
+def _model(rewards: Rewards, setting: Setting) -> Judge:
+    scorer = Scorer.of(rewards.model, setting.run.workspace, setting.device, rewards.label or None)
+
+    def judge(prompts: Sequence[Prompt], answers: Sequence[str], rows: Sequence[Row]) -> Sequence[float]:
+        texts = [
+            prompt + answer if isinstance(prompt, str) else [*prompt, {"role": "assistant", "content": answer}]
+            for prompt, answer in zip(prompts, answers, strict=True)
+        ]
+        return list(scorer.scores(texts).tolist())
+
+    return judge
+
+
+def _person(setting: Setting) -> Judge:
+    """Puts answers before the person and waits, however long it takes. Raises Stopped when the run is to stop."""
+    run, report, stop = setting.run, setting.report, setting.stop
+
+    def judge(prompts: Sequence[Prompt], answers: Sequence[str], rows: Sequence[Row]) -> Sequence[float]:
+        asked = [prompt if isinstance(prompt, str) else said(prompt[-1]) for prompt in prompts]
+        numbers = judging.ask(run, list(zip(asked, answers, strict=True)))
+        report.phase(judging.PHASE)
+        report.note(f"{len(numbers)} answers wait for your judgement.")
+        known = -1
+        while known < len(numbers):
+            scores = judging.judged(run)
+            done = sum(number in scores for number in numbers)
+            if done != known:
+                report.progress(known := done, len(numbers), unit="answers judged")
+            if stop.asked:
+                raise Stopped
+            time.sleep(LOOKED_EVERY if done < len(numbers) else 0)
+        report.phase("training")
+        return [scores[number] for number in numbers]
+
+    return judge
 
 
 Score = Callable[[str, Row], float]

@@ -161,7 +161,7 @@ class Rewards(Section):
     )
     label: str = arg(
         "",
-        "Of a text classifier: the class whose probability is the score; empty where the model gives one number.",
+        "Of a text classifier: the class whose log-odds are the score; empty where the model gives one number.",
         when="With a classifier, such as one for sentiment.",
         usual="empty, or POSITIVE",
     )

@@ -136,12 +136,14 @@ class Grouped(Recording):
         self, inputs: list[dict[str, Any]], prompts: Any, completions: Any, completion_ids_list: list[list[int]]
     ) -> torch.Tensor:
         """(answers, scorers), of all processes."""
-        return gather(self.judged(inputs, self.texts(completion_ids_list)).to(self.args.device))
+        return gather(self.judged(inputs, self.texts(completion_ids_list), self.scorers).to(self.args.device))
 
-    def judged(self, asked: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> torch.Tensor:
+    def judged(
+        self, asked: Sequence[Mapping[str, Any]], answers: Sequence[str], scorers: rewards.Scorers
+    ) -> torch.Tensor:
         """(answers, scorers)."""
         rows = [facts(one) for one in asked]
-        return self.scorers([row["prompt"] for row in rows], answers, rows)
+        return scorers([row["prompt"] for row in rows], answers, rows)
 
     def texts(self, answers: Sequence[Sequence[int]]) -> list[str]:
         """Answers as text, without what ends them."""
@@ -176,11 +178,12 @@ class Grouped(Recording):
         """The model's own best answer to each held-out question. What is to be small is the reward's negative."""
         greedy = Sampling(self.task.max_new_tokens, 0.0, repetition_penalty=self.task.repetition_penalty)
         answers = self.write([one["input_ids"] for one in inputs], greedy)
-        scores = self.judged(inputs, self.texts(answers))
-        reward = float(self.scorers.total(scores).mean())
+        scorers = self.scorers.unasked
+        scores = self.judged(inputs, self.texts(answers), scorers)
+        reward = float(scorers.total(scores).mean())
         lengths = [len(ids) for ids in answers]
         numbers = {"reward": reward, "completions/mean_length": sum(lengths) / len(lengths)}
-        means = zip(self.scorers.names, scores.mean(0).tolist(), strict=True)
+        means = zip(scorers.names, scores.mean(0).tolist(), strict=True)
         numbers |= {f"rewards/{name}/mean": mean for name, mean in means}
         for name, number in numbers.items():
             self._metrics["eval"][name].append(number)

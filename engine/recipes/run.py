@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,10 @@ from engine.vision import Sight
 RECIPES = {kind(task): f"engine.recipes.{kind(task)}" for task in sections(Task)}
 
 
-def run(args: TrainArgs, run: Run, report: Report, stop: Stop) -> None:
+def run(
+    args: TrainArgs, run: Run, report: Report, stop: Stop, *, choose: Callable[[Rows, TrainArgs], Rows] | None = None
+) -> None:
+    """choose: of the rows, those that are trained on; all without it."""
     recipe = importlib.import_module(RECIPES[args.task.kind])
     set_seed(args.steps.seed)
     device = device_of(args.compute.device)
@@ -59,6 +62,7 @@ def run(args: TrainArgs, run: Run, report: Report, stop: Stop) -> None:
     report.phase("preparing")
     with ranks.one_first():
         rows = rows_of(args, folder, run, report, sight)
+    rows = choose(rows, args) if choose else rows
     facts = Facts(machine(), models.card(folder).parameters, len(rows.train))
     args = resolved(args, facts)
     checks.measured(args, rows)
