@@ -47,7 +47,7 @@ class Scorers:
     def __call__(self, prompts: Sequence[Prompt], answers: Sequence[str], rows: Sequence[Row]) -> torch.Tensor:
         """(answers, scorers) float32."""
         scores = [list(judge(prompts, answers, rows)) for judge in self.judges]
-        return torch.tensor(scores, dtype=torch.float32).T.reshape(len(answers), len(self.names))
+        return torch.tensor(scores, dtype=torch.float32).reshape(len(self.names), len(answers)).T
 
     def total(self, scores: torch.Tensor) -> torch.Tensor:
         """(answers, scorers) to (answers,): each score times its weight, summed."""

@@ -131,7 +131,7 @@ RULES: tuple[Rule, ...] = (
          "Lower it, or raise data.max_length."),
     Rule("task.rewards.person",
          lambda args: args.task.generates and args.task.rewards.person and args.launch.replicas > 1,
-         "{args.launch.replicas} processes (launch) would wait for you at once. Turn it off, or train with one process."),
+         "{args.launch.replicas} processes (launch) would wait for you at once. Turn it off, or launch one process."),
     # Devices
     Rule("launch.strategy", lambda args: args.launch.shards and args.task.generates,
          "{args.task.title} (task.kind) writes answers while it trains, for which every process needs all weights. "
