@@ -6,12 +6,10 @@ loaded one after the other. Rows that are finished are written at once, so a sto
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import json
 import random
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,12 +20,13 @@ from data import registry
 from data.conversation import Row
 from data.formats import restored
 from engine import lineage, metrics, ranking
+from engine.attached import Speaker, attached
 from engine.contract.args import EvaluateArgs
 from engine.contract.errors import DataError, ModelError, ResourceError
 from engine.contract.rundir import Run, records, write_json
 from engine.judge import Item, Judge, Measured, items_of
 from engine.lineage import Lineage
-from engine.model import device_of, dtype_of, folder_of, model_of, with_adapter
+from engine.model import device_of, dtype_of, folder_of, model_of
 from engine.report import Report, Stop
 from engine.scoring import scores_texts
 from engine.vision import Sight
@@ -37,12 +36,16 @@ NAMES = ("base", "tuned")
 
 @dataclass
 class Candidate:
-    """One side of the comparison; `items` are the rows in its own tokens, None where one does not fit."""
+    """One side of the comparison; `items` are the rows in its own tokens, None where one does not fit.
+
+    held: how its base lies in memory, as its run had it: the quantisation, and whether its scales are quantised too.
+    """
 
     lineage: Lineage
     folder: Path
     template: str | None
     trust: bool
+    held: tuple[str, bool] = ("none", True)
     sight: Sight | None = None
     items: list[Item | None] = field(default_factory=list)
 
@@ -69,20 +72,22 @@ def run(args: EvaluateArgs, run: Run, report: Report, stop: Stop) -> None:
     with stop.deferred():
         for names in _sharing(pair):
             report.phase("loading")
-            model = _load(pair, names, dtype, device)
+            speakers = _load(pair, names, dtype, device)
             report.phase("evaluating")
             first = pair[names[0]]
-            judge = Judge(model, first.folder, first.template, args.max_tokens, stop, first.sight)
+            asked = (first.folder, first.template, args.max_tokens, stop, first.sight)
+            judges = {name: Judge(speaker.model, *asked) for name, speaker in speakers.items()}
             for start in range(0, len(chosen), args.batch_size):
                 batch = chosen[start : start + args.batch_size]
                 for name in names:
-                    measured = _measure(judge, name, pair[name], batch)
+                    with speakers[name].speaking():
+                        measured = _measure(judges[name], pair[name], batch)
                     if stop.asked:
                         break
                     book.take(name, batch, measured)
                 if stop.asked:
                     break
-            del model, judge
+            del speakers, judges
             _free()
             if stop.asked:
                 break
@@ -107,7 +112,8 @@ def _candidates(args: EvaluateArgs, run: Run, report: Report) -> dict[str, Candi
         ).resolve()
         # Both are shown pictures as the tuned model was in training.
         sight = Sight.of(folder, tuned.args.vision if tuned.args else None, workspace / "cache" / "pictures")
-        pair[name] = Candidate(found, folder, found.template, found.trust_remote_code, sight)
+        held = found.weights.quantisation, found.weights.double_quantisation
+        pair[name] = Candidate(found, folder, found.template, found.trust_remote_code, held, sight)
     if base.run is None and base.weights.adapter is None and tuned.base:
         origin = folder_of(
             tuned.base, workspace, tuned.revision, code=tuned.trust_remote_code, say=report.note
@@ -115,6 +121,9 @@ def _candidates(args: EvaluateArgs, run: Run, report: Report) -> dict[str, Candi
         if origin == pair["base"].folder:
             pair["base"].template = tuned.template  # the base is asked as the tuned model was taught to be asked
             pair["base"].trust = tuned.trust_remote_code  # the consent was to this very code
+            pair["base"].held = pair["tuned"].held
+            if pair["base"].held[0] != "none":
+                report.note(f"Both answer over {pair['base'].held[0]} weights, as the run was trained.")
     return pair
 
 
@@ -183,39 +192,34 @@ def _prepare(rows: list[Row], pair: dict[str, Candidate], args: EvaluateArgs, re
 
 def _sharing(pair: dict[str, Candidate]) -> list[list[str]]:
     """The candidates, grouped by the folder that they are loaded from."""
-    if pair["base"].folder == pair["tuned"].folder and pair["base"].template == pair["tuned"].template:
+    base, tuned = pair["base"], pair["tuned"]
+    if (base.folder, base.template, base.held) == (tuned.folder, tuned.template, tuned.held):
         return [list(NAMES)]
     return [[name] for name in NAMES]
 
 
-def _load(pair: dict[str, Candidate], names: list[str], dtype: torch.dtype, device: torch.device) -> Any:
+def _load(pair: dict[str, Candidate], names: list[str], dtype: torch.dtype, device: torch.device) -> dict[str, Speaker]:
     first = pair[names[0]]
-    trust = any(pair[name].trust for name in names)
-    model = model_of(first.folder, dtype=dtype, device=device, trust_remote_code=trust)
-    for name in names:
-        if adapter := pair[name].adapter:
-            model = with_adapter(model, adapter, name)
-    return model.eval()
+    model = model_of(
+        first.folder,
+        dtype=dtype,
+        device=device,
+        trust_remote_code=any(pair[name].trust for name in names),
+        quantisation=first.held[0],
+        double_quantisation=first.held[1],
+    )
+    found = attached(model, {name: adapter for name in names if (adapter := pair[name].adapter)}, first.folder)
+    return {name: found.get(name) or found[""] for name in names}
 
 
-def _measure(judge: Judge, name: str, candidate: Candidate, batch: list[int]) -> list[Measured]:
+def _measure(judge: Judge, candidate: Candidate, batch: list[int]) -> list[Measured]:
     items = [item for number in batch if (item := candidate.items[number])]
     try:
-        with _speaking(judge.model, name if candidate.adapter else None):
-            return judge.measure(items)
+        return judge.measure(items)
     except torch.OutOfMemoryError as problem:
         raise ResourceError(
             f"Out of memory with {len(batch)} rows at once.", "Lower batch_size, max_length or max_tokens."
         ) from problem
-
-
-@contextlib.contextmanager
-def _speaking(model: Any, adapter: str | None) -> Iterator[None]:
-    """Within it `model` answers with `adapter`, or as the plain base with None."""
-    if adapter is not None:
-        model.set_adapter(adapter)
-    with model.disable_adapter() if adapter is None and hasattr(model, "peft_config") else contextlib.nullcontext():
-        yield
 
 
 def _free() -> None:

@@ -28,6 +28,7 @@ from engine.contract.errors import BoardError, ModelError, ResourceError
 from engine.contract.rundir import Run, slug, write_json
 from engine.lineage import Lineage
 from engine.loading import classifier_of
+from engine.merging import merged
 from engine.model import DTYPES, device_of, folder_of, model_of, tokenizer_of, with_adapter
 from engine.report import Report, Stop
 from engine.scoring import scores_texts
@@ -113,18 +114,18 @@ def _default_name(found: Lineage, args: ExportArgs) -> str:
 
 
 def _check_mergeable(folder: Path, adapter: Path | None) -> None:
-    if quantised := models.card(folder).config.get("quantization_config"):
-        kind = quantised.get("quant_method", "quantised")
+    kind = models.quantised(folder)
+    if kind and kind not in models.WIDENED:
         raise ModelError(
             f"{folder.name} is quantised ({kind}): merging into it would lose most of what was learnt.",
-            "Export the adapter alone, or train on the model in full precision.",
+            "Set form to adapter, or train on the model in full precision.",
         )
     if adapter is None:
         return
     from peft import PeftConfig
 
     config = PeftConfig.from_pretrained(str(adapter))
-    if config.is_prompt_learning or config.is_adaption_prompt:
+    if config.is_prompt_learning:
         raise ModelError(
             f"{config.peft_type.value} adds to the prompt, not to the weights, so there is nothing to merge.",
             "Set form to adapter.",
@@ -175,7 +176,7 @@ def _merged(plan: Plan, partial: Path, report: Report) -> dict[str, Difference]:
     report.phase("merging")
     checks: dict[str, Difference] = {}
     if plan.adapter is not None:
-        model = model.merge_and_unload(safe_merge=True)
+        model = merged(model)
         if probes:
             found = verify.difference(probes.logits, verify.logits_of(model, probes.answered))
             verify.check_equal("merging changed the logits", found, verify.MERGED)
@@ -236,7 +237,19 @@ def _load(folder: Path, plan: Plan) -> Any:
 
 
 def _tuned(plan: Plan, adapter: Path | None) -> Any:
-    model = _load(plan.folder, plan)
+    args = plan.lineage.args
+    if adapter and args and getattr(args.method, "init", "") == "loftq":
+        # Its adapter starts as what quantising lost, so it belongs to the weights that were quantised.
+        model = model_of(
+            plan.folder,
+            dtype=torch.float32,
+            device=plan.device,
+            trust_remote_code=plan.lineage.trust_remote_code,
+            quantisation=args.model.quantisation,
+            double_quantisation=args.model.double_quantisation,
+        ).dequantize()
+    else:
+        model = _load(plan.folder, plan)
     return model if adapter is None else with_adapter(model, adapter).eval()
 
 

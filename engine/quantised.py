@@ -78,13 +78,10 @@ def shared(model: Any) -> dict[int, torch.Tensor]:
     for module in model.modules():
         if hasattr(module, "init_8bit_state") and module.weight.CB is not None:
             module.init_8bit_state()  # moves them from the weight into the layer, which the first forward would do
-        held = vars(getattr(module, "state", None) or object.__new__(_Nothing)).values()
+        state = getattr(module, "state", None)
+        held = vars(state).values() if hasattr(state, "__dict__") else ()
         found |= {id(value): value for value in held if isinstance(value, torch.Tensor)}
     return found
-
-
-class _Nothing:
-    """No state."""
 
 
 def widened(weight: Any, state: Any = None) -> torch.Tensor:

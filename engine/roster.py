@@ -6,13 +6,13 @@ without any. Knows no HTTP.
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from transformers import GenerationConfig
@@ -23,12 +23,13 @@ from data.conversation import Message
 from data.render import ChatTemplate
 from data.templates import Family, families, suggest
 from data.tools import Call, parse
+from engine.attached import Speaker, attached
 from engine.contract import text
 from engine.contract.args import ServeArgs
 from engine.contract.errors import DataError, ModelError, ResourceError
 from engine.contract.machine import memory
 from engine.generate import Beside
-from engine.model import device_of, dtype_of, folder_of, model_of, tokenizer_of, with_adapter
+from engine.model import device_of, dtype_of, folder_of, model_of, tokenizer_of
 from engine.scoring import scores_texts
 from engine.vision import Shown, Sight, expand
 
@@ -52,8 +53,7 @@ class Voice:
     fingerprint: str
     tokenizer: Any
     template: ChatTemplate | None
-    _model: Any
-    _adapter: str = ""
+    speaker: Speaker
     sight: Sight | None = None
 
     def prompt(self, messages: list[Message], tools: list[dict[str, Any]] | None = None) -> list[int]:
@@ -90,17 +90,9 @@ class Voice:
             text = text.replace(special, "")
         return text.strip(), calls
 
-    @contextlib.contextmanager
-    def speaking(self) -> Iterator[Any]:
+    def speaking(self) -> AbstractContextManager[Any]:
         """The model, switched to this voice. One at a time: the others share its weights."""
-        if self._adapter:
-            self._model.set_adapter(self._adapter, inference_mode=True)
-            yield self._model
-        elif hasattr(self._model, "disable_adapter"):
-            with self._model.disable_adapter():
-                yield self._model
-        else:
-            yield self._model
+        return self.speaker.speaking()
 
 
 class Roster:
@@ -122,6 +114,14 @@ class Roster:
         )
 
 
+class Base(NamedTuple):
+    """A base as it is held in memory."""
+
+    folder: Path
+    quantisation: str = "none"
+    double: bool = True
+
+
 @dataclass(frozen=True)
 class _Wanted:
     word: str
@@ -132,7 +132,7 @@ def load(args: ServeArgs, workspace: Path, say: Callable[[str], None] = print) -
     """Load what the words of `args.models` name. Raises ModelError or ResourceError with the way out."""
     device = device_of(args.device)
     dtype = dtype_of(args.dtype, device)
-    groups: dict[Path, list[_Wanted]] = {}
+    groups: dict[Base, list[_Wanted]] = {}
     for word in dict.fromkeys(args.models):
         weights = named.find(word, workspace)
         if scores_texts(word, workspace):
@@ -140,17 +140,29 @@ def load(args: ServeArgs, workspace: Path, say: Callable[[str], None] = print) -
                 f"{word} scores answers and writes none.", "Take it for the rewards of PPO or GRPO, or evaluate it."
             )
         folder = folder_of(weights.base, workspace, weights.revision, code=args.trust_remote_code, say=say)
-        groups.setdefault(folder, []).append(_Wanted(word, weights))
+        held = Base(folder, weights.quantisation, weights.double_quantisation)
+        groups.setdefault(held, []).append(_Wanted(word, weights))
+    groups = _joined(groups)
     _check_room(list(groups), dtype)
     loaded: dict[str, Voice] = {}
-    for folder, wanted in groups.items():
-        loaded |= _family(folder, wanted, args, device, dtype, loaded, say)
+    for held, wanted in groups.items():
+        loaded |= _family(held, wanted, args, device, dtype, loaded, say)
     first = [word for word in dict.fromkeys(args.models)]
     return Roster({name: loaded[name] for name in [*first, *(name for name in loaded if name not in first)]})
 
 
+def _joined(groups: dict[Base, list[_Wanted]]) -> dict[Base, list[_Wanted]]:
+    """A base that was asked for by itself joins the adapters on it, however these hold it: it is not loaded twice."""
+    tuned = {base for base, wanted in groups.items() if any(one.weights.adapter for one in wanted)}
+    plain = [base for base in groups if base not in tuned]
+    for base in plain:
+        if other := next((one for one in tuned if one.folder == base.folder), None):
+            groups[other] = [*groups.pop(base), *groups[other]]
+    return groups
+
+
 def _family(
-    folder: Path,
+    held: Base,
     wanted: list[_Wanted],
     args: ServeArgs,
     device: torch.device,
@@ -161,16 +173,25 @@ def _family(
     """One base and the adapters on it, by name."""
     alone = [one for one in wanted if one.weights.adapter is None]
     tuned = [one for one in wanted if one.weights.adapter is not None]
-    model = model_of(folder, dtype=dtype, device=device, trust_remote_code=args.trust_remote_code)
+    folder = held.folder
+    model = model_of(
+        folder,
+        dtype=dtype,
+        device=device,
+        trust_remote_code=args.trust_remote_code,
+        quantisation=held.quantisation,
+        double_quantisation=held.double,
+    )
     tokenizer = tokenizer_of(folder, trust_remote_code=args.trust_remote_code)
     ends = _end_ids(model, tokenizer)
     model.generation_config = GenerationConfig()  # its recommendations would fill what a request leaves out
     base = alone[0].word if alone else _name(tuned[0].weights.base, folder, taken)
     size = model.get_memory_footprint()
-    for number, one in enumerate(tuned):
-        model = with_adapter(model, one.weights.adapter, f"adapter{number}")  # type: ignore[arg-type]
-    attached = f", with {', '.join(one.word for one in tuned)} attached" if tuned else ""
-    say(f"{base}: {size / 1e9:.2f} GB in {str(dtype).removeprefix('torch.')} on {device}{attached}.")
+    speakers = attached(model, {f"adapter{number}": one.weights.adapter for number, one in enumerate(tuned)}, folder)
+    beside = f", with {', '.join(one.word for one in tuned)} attached" if tuned else ""
+    how = str(dtype).removeprefix("torch.")
+    how += f" over {held.quantisation} weights, as in training," if held.quantisation != "none" else ""
+    say(f"{base}: {size / 1e9:.2f} GB in {how} on {device}{beside}.")
 
     # All are shown pictures as the first of them that was trained here was.
     trained = next((text.load(one.weights.run.args_path) for one in wanted if one.weights.run), None)
@@ -190,15 +211,14 @@ def _family(
             kind="adapter" if adapter else "full" if whole else "base",
             base=base,
             folder=folder,
-            context=models.card(folder).context or None,
+            context=models.card(folder).context - speakers[adapter].takes or None,
             ends=tuple(sorted({*ends, *_turn_end(template, tokenizer), *end_ids})),
             stops=stops,
             family=family,
             fingerprint=_fingerprint(folder, weights.adapter if weights else None, dtype),
             tokenizer=tokenizer,
             template=template,
-            _model=model,
-            _adapter=adapter,
+            speaker=speakers[adapter],
             sight=sight,
         )
 
@@ -212,8 +232,10 @@ def _name(base: str, folder: Path, taken: Mapping[str, Voice]) -> str:
     return name if name not in taken else str(folder)
 
 
-def _check_room(folders: list[Path], dtype: torch.dtype) -> None:
-    needed = sum(models.card(folder).parameters for folder in folders) * dtype.itemsize
+def _check_room(bases: list[Base], dtype: torch.dtype) -> None:
+    width = {"none": dtype.itemsize, "int8": 1.0, "torchao_int8": 1.0}
+    needed = sum(models.card(base.folder).parameters * width.get(base.quantisation, 0.6) for base in bases)
+    folders = [base.folder for base in bases]
     free = memory().free
     if needed > free:
         many = f"The {len(folders)} models need" if len(folders) > 1 else f"{folders[0].name} needs"

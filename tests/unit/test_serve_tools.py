@@ -57,7 +57,7 @@ def client(family: str, said: str, monkeypatch: pytest.MonkeyPatch) -> TestClien
     tokenizer = Characters()
     voice = Speaker(
         name="it", kind="base", base="it", folder=Path(), context=None, ends=(), stops=(), fingerprint="fp",
-        family=families()[family], tokenizer=tokenizer, template=None, _model=None,
+        family=families()[family], tokenizer=tokenizer, template=None, speaker=None,
     )  # fmt: skip
 
     def generate(*_: Any, ends: Any, emit: Any, **__: Any) -> list[Answer]:
