@@ -129,7 +129,7 @@ def _close(
         )
         for key in shared
     }  # fmt: skip
-    sentence = metrics.sentence("the better answer was preferred in per cent", found["preferred"], args.confidence)
+    sentence = metrics.sentence("the share of better answers preferred (%)", found["preferred"], args.confidence)
     sentence += f" Stopped after {len(pairs)} of {wanted} pairs." if len(pairs) < wanted else ""
     summary = {
         "verdict": found["preferred"].verdict, "tuned": args.tuned, "base": base, "rows_from": origin,
