@@ -239,7 +239,8 @@ class Survey:
         kept = fitness.cut(row, views, self.subject, self.args.data)
         for part in kept.lost:
             self.found["crowded" if row.kind == "prompt" else "cut"].add(row, part)
-        trained = sum(last - max(first, 1) for _, found in kept.sides for first, last in found if last > 1)
+        sides = [sum(last - max(first, 1) for first, last in found if last > 1) for _, found in kept.sides]
+        trained = sum(sides) if all(sides) else 0  # a pair of which one side has nothing left is left out
         if kept.sides and not trained and row.kind != "prompt":
             self.found["untrained"].add(row, "")
         if row.kind == "text" and self.args.task.packs:
