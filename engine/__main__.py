@@ -6,6 +6,7 @@
                                             --data: its rows, counted and looked at; with --json: for programs
     plan ARGS.yaml [name=value ...]         what a training will take of memory and time, and whether it fits; with
                                             --fit: what to change so that it does; with --json: for programs
+    measure ARGS.yaml [name=value ...]      two real steps on the longest rows: the true peak of memory and the speed
     chat [QUESTION] [models=...]            talk to a model in the terminal
     fetch NAME                              get a model
     cluster KIND ARGS.yaml [name=value ...] the same run for several machines, to be copied: KIND is machines, slurm,
@@ -87,6 +88,12 @@ def _plan(given: argparse.Namespace) -> int:
     return plan.plan(_args(given), given.workspace, as_json=given.json, fit=given.fit)
 
 
+def _measure(given: argparse.Namespace) -> int:
+    from engine import measure
+
+    return measure.measure(_args(given), given.workspace, as_json=given.json)
+
+
 def _docs(given: argparse.Namespace) -> int:
     from engine.contract import docs
 
@@ -109,6 +116,7 @@ def _module(name: str) -> Callable[[argparse.Namespace], int]:
 VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "check": _check,
     "plan": _plan,
+    "measure": _measure,
     "cluster": _cluster,
     "docs": _docs,
     "work": _work,

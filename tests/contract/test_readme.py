@@ -13,7 +13,7 @@ import pytest
 
 from app.__main__ import options
 from engine import __main__ as commands
-from engine import chat, check, demo, fetch, follow, plan
+from engine import chat, check, demo, fetch, follow, measure, plan
 from engine.contract import docs, text
 from engine.contract.text import AnyArgs
 
@@ -78,6 +78,7 @@ def understood_by_the_engine(words: list[str], folder: Path, monkeypatch: pytest
     monkeypatch.setattr(follow, "start_and_follow", act)
     monkeypatch.setattr(check, "check", act)
     monkeypatch.setattr(plan, "plan", act)
+    monkeypatch.setattr(measure, "measure", act)
     for module in (chat, demo, fetch):
         monkeypatch.setattr(module, "main", act)
     monkeypatch.setattr(docs, "FILE", folder / "ARGUMENTS.md")
@@ -87,7 +88,7 @@ def understood_by_the_engine(words: list[str], folder: Path, monkeypatch: pytest
         return
     [given] = acts
     if isinstance(given, AnyArgs):
-        assert given.kind == words[0] or words[0] in ("check", "plan")
+        assert given.kind == words[0] or words[0] in ("check", "plan", "measure")
 
 
 def test_a_command_that_is_wrong_would_be_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
