@@ -27,6 +27,7 @@ from data.splitting import overlap
 from engine.contract.args import TrainArgs
 from engine.contract.dataset import Split
 from engine.contract.errors import DataError
+from engine.contract.preference import Kto
 
 EVERYWHERE = (Path("/"),)
 CHUNK = 200  # rows that are tokenised at once
@@ -176,6 +177,7 @@ class Survey:
         self.lengths: Counter[int] = Counter()
         self.kept = array("L")  # tokens of each sequence that is used, after the cut
         self.rows = self.unseen = self.used = self.trained = self.showable = 0
+        self.labels: Counter[bool] = Counter()
         self.first: list[Row] = []
         self.chance, self.drawn = random.Random(args.steps.seed), []
         self.longest: list[tuple[int, int, Row]] = []
@@ -236,6 +238,7 @@ class Survey:
     def _count(self, row: Row, views: list[View]) -> None:
         """What is left of a row, and what is lost."""
         limit = self.args.data.max_length
+        self.labels.update([row.label] if row.label is not None else [])
         kept = fitness.cut(row, views, self.subject, self.args.data)
         for part in kept.lost:
             self.found["crowded" if row.kind == "prompt" else "cut"].add(row, part)
@@ -280,6 +283,9 @@ class Survey:
         found = [self._said(kind, tally) for kind, tally in self.found.items()]
         found += fitness.of_model(self.first, self.subject, "foreign" in self.found)
         found += [Found(**vars(finding)) for finding in more]
+        task = self.args.task
+        if isinstance(task, Kto) and (lopsided := task.lopsided(self.labels[True], self.labels[False])):
+            found.append(Found("weights", "warning", lopsided, hint="Set both weights (under Task) to auto."))
         found.sort(key=lambda finding: fitness.GRAVITY.index(finding.level))
         shown = {
             "first": self.first,
