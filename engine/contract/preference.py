@@ -14,6 +14,8 @@ DIFFERENCES = ("sigmoid", "hinge", "ipo", "robust", "exo_pair", "discopop")
 SMOOTHED = ("sigmoid", "robust", "exo_pair", "aot", "aot_unpaired")
 """The losses of DPO that expect wrong labels."""
 
+MOST = 4 / 3  # what all good answers of KTO may count for each 1 that all bad ones do
+
 
 def _sft_weight(usual: str = "0 to 1", default: float = 0.0) -> Any:
     return arg(
@@ -288,3 +290,27 @@ class Kto(Learning):
     )
     reference_model: str = _reference_model()
     precompute_reference: bool = _precompute()
+
+    def weights(self, good: int, bad: int) -> tuple[float, float]:
+        """What a good and a bad answer count, of which there are so many: each `auto` is decided here.
+
+        All good answers together are to count 1 to 4/3 times what all bad ones do (section 4.2 of the paper).
+        """
+        said = [1.0 if weight == AUTO else float(weight) for weight in (self.good_weight, self.bad_weight)]
+        ratio = said[0] * good / (said[1] * bad) if bad and said[1] else 0.0
+        if not ratio or 1 <= ratio <= MOST:
+            return said[0], said[1]
+        wanted = min(max(ratio, 1.0), MOST)
+        if self.good_weight == AUTO and (ratio < 1 or self.bad_weight != AUTO):
+            said[0] *= wanted / ratio
+        elif self.bad_weight == AUTO:
+            said[1] *= ratio / wanted
+        return said[0], said[1]
+
+    def lopsided(self, good: int, bad: int) -> str:
+        """What there is to say when the two kinds do not count alike; empty when they do, or one is not there."""
+        weights = self.weights(good, bad)
+        ratio = weights[0] * good / (weights[1] * bad) if bad and weights[1] else 0.0
+        if not (good and bad) or 0.99 <= ratio <= 1.01 * MOST:
+            return ""
+        return f"All good answers together count {ratio:.2g} times what the bad ones do; KTO learns best at 1 to 1.33."

@@ -18,7 +18,6 @@ from transformers import TrainingArguments
 from engine import ranks
 from engine.anchor import anchor
 from engine.contract.args import TrainArgs
-from engine.contract.fields import AUTO
 from engine.contract.preference import Kto
 from engine.loading import language_model as load  # noqa: F401 (what a recipe offers)
 from engine.logps import logps
@@ -27,7 +26,6 @@ from engine.recipes.setting import Setting
 
 Config = TrainingArguments
 SIDES = 1  # of each example in a batch
-MOST = 4 / 3  # what all good answers may count for each 1 that all bad ones do (Ethayarajh et al., 2024, section 4.2)
 TRIES = 8  # rows that are looked at for an answer to another question
 
 
@@ -41,34 +39,17 @@ def beside(setting: Setting, model: Any) -> dict[str, Any]:
     task, labels = setting.args.task, setting.rows.train["label"]
     assert isinstance(task, Kto)
     good = sum(labels)
-    weights = balanced(good, len(labels) - good, task.good_weight, task.bad_weight)
+    weights = task.weights(good, len(labels) - good)
     setting.report.note(
         f"{good:,} answers are good and {len(labels) - good:,} bad; they count {weights[0]:.3g} and {weights[1]:.3g}.",
         good=good, bad=len(labels) - good, good_weight=weights[0], bad_weight=weights[1],
     )  # fmt: skip
+    if said := task.lopsided(good, len(labels) - good):
+        setting.report.warn(said, "Set good_weight and bad_weight to auto.")
     return {
         "task": task, "anchor": anchor(setting, model), "weights": weights,
         "limit": setting.args.data.max_length, "seed": setting.args.steps.seed,
     }  # fmt: skip
-
-
-def balanced(good: int, bad: int, good_weight: float | str, bad_weight: float | str) -> tuple[float, float]:
-    """The weights of good and of bad answers, of which there are so many, with each `auto` decided.
-
-    All good answers together are to count 1 to 4/3 times what all bad ones do.
-    """
-    if not good or not bad:
-        return tuple(1.0 if said == AUTO else float(said) for said in (good_weight, bad_weight))  # type: ignore
-    if good_weight != AUTO and bad_weight != AUTO:
-        return float(good_weight), float(bad_weight)
-    if good_weight == AUTO and bad_weight == AUTO:
-        ratio = good / bad
-        return (1 / ratio if ratio < 1 else 1.0), (ratio / MOST if ratio > MOST else 1.0)
-    if good_weight == AUTO:
-        least = float(bad_weight) * bad / good
-        return min(max(1.0, least), least * MOST), float(bad_weight)
-    most = float(good_weight) * good / bad
-    return float(good_weight), min(max(1.0, most / MOST), most)
 
 
 class Mismatched:

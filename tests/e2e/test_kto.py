@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from engine.contract.preference import Kto
 from engine.recipes import kto
 from tests.e2e.preferring import LORA, answer_logps, compare, shake, trainer
 from tests.e2e.training import events, losses, train, weights
@@ -91,10 +92,15 @@ def test_every_row_borrows_an_answer_to_another_question() -> None:
 def test_weights_let_good_answers_count_one_to_four_thirds_of_bad_ones(
     good: int, bad: int, said: tuple[Any, Any], wanted: tuple[float, float]
 ) -> None:
-    found = kto.balanced(good, bad, *said)
+    found = Kto(good_weight=said[0], bad_weight=said[1]).weights(good, bad)
     assert found == pytest.approx(wanted)
     if bad and "auto" in said:
         assert 1 - 1e-9 <= found[0] * good / (found[1] * bad) <= 4 / 3 + 1e-9
+
+
+def test_weights_that_do_not_balance_are_warned_of() -> None:
+    assert "count 4 times" in Kto(good_weight=1, bad_weight=1).lopsided(80, 20)
+    assert Kto(good_weight=1, bad_weight=1).lopsided(55, 50) == Kto().lopsided(80, 20) == Kto().lopsided(9, 0) == ""
 
 
 def test_training_parts_good_from_bad(workspace: Path) -> None:
