@@ -71,7 +71,7 @@ def _shared_out(args: TrainArgs) -> bool:
 
 
 def _why_padded(model: Any, args: TrainArgs) -> str:
-    if args.data.packing:
+    if args.borders:
         return "rows are packed"
     if args.launch.context_parallel > 1:
         return "rows are split over devices"
