@@ -30,6 +30,7 @@ from engine.contract.root import Args
 
 PLAIN = gr.InputHTMLAttributes(spellcheck=False, autocomplete="off", autocorrect="off", autocapitalize="off")
 SWITCH = {"on": True, "off": False}
+SEGMENTS = 5  # choices that stand in one unbroken row; more of them may take several
 
 
 class Form:
@@ -131,7 +132,7 @@ class Form:
     def _widget(self, spec: Spec, options: dict[str, Any]) -> gr.components.Component:
         value = self.raw(spec, spec.default)
         if spec.path.endswith(".kind") and not spec.variant:
-            options["elem_classes"] = ["tb-segmented"]
+            options["elem_classes"] = ["tb-segmented", *(["tb-many"] if len(spec.choices) > SEGMENTS else [])]
             return gr.Radio(
                 [(self.titles.get((spec.path, name), name), name) for name in spec.choices], value=value, **options
             )

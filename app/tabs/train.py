@@ -31,7 +31,8 @@ TITLE = "Train"
 WATCH_SECONDS = 1.0
 COUNT_SECONDS = 1.0
 BASICS = (
-    "method", "optim.learning_rate", "steps.epochs", "steps.max_steps", "steps.batch_size", "steps.accumulation",
+    "task", "method", "optim.learning_rate", "steps.epochs", "steps.max_steps", "steps.batch_size",
+    "steps.accumulation",
     "data.max_length", "data.split", "model.dtype", "steps.seed",
 )  # fmt: skip
 ROWS_DEPEND_ON = (
@@ -98,6 +99,7 @@ class Train:
             with gr.Row(elem_classes="tb-choices"):
                 form.field("task.kind")
                 form.field("method.kind")
+            self.qlora = gr.Button("QLoRA: LoRA on a 4-bit base", size="sm", elem_id="train-qlora")
             form.fields(*BASICS)
             form.more(leave_out=("name", "description"))
 
@@ -178,6 +180,8 @@ class Train:
         self.again.click(lambda: "", None, board.watched, **QUIET)
         self.unload.click(self._unload, given, shown, **QUIET, **IN_ORDER)
 
+        base = [form.components[key, ""] for key in ("method.kind", "model.quantisation")]
+        self.qlora.click(lambda: ("lora", "nf4"), None, base, **QUIET)
         self.preview.click(self._preview, inputs, [self.previewed, self.yaml, self.command, self.said], **QUIET)
         self.save.click(self._save, inputs, [self.saved, self.said], **QUIET)
         everything = [*inputs, self.said]
