@@ -311,6 +311,6 @@ class Kto(Learning):
         """What there is to say when the two kinds do not count alike; empty when they do, or one is not there."""
         weights = self.weights(good, bad)
         ratio = weights[0] * good / (weights[1] * bad) if bad and weights[1] else 0.0
-        if not (good and bad) or 0.99 <= ratio <= 1.01 * MOST:
+        if not (good and bad and weights[1]) or 0.99 <= ratio <= 1.01 * MOST:
             return ""
         return f"All good answers together count {ratio:.2g} times what the bad ones do; KTO learns best at 1 to 1.33."
