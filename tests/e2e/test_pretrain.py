@@ -198,18 +198,19 @@ def test_pretraining_from_scratch_goes_below_the_unigram_entropy(workspace: Path
     from transformers import AutoTokenizer
 
     lines = (shared / "pretrain" / "wiki_demo.txt").read_text(encoding="utf-8").splitlines()
-    (workspace / "datasets" / "wiki.txt").write_text("\n".join(lines[:40]), encoding="utf-8")
+    (workspace / "datasets" / "wiki.txt").write_text("\n".join(lines), encoding="utf-8")
     run = train(
         workspace, *SCRATCH, "data=wiki.txt", "data.max_length=64", "data.split=90/10/0", "steps.batch_size=8",
-        "steps.accumulation=1", "steps.max_steps=150", "optim.learning_rate=5e-3", "task.vocabulary=400",
-        "record.log_every=50",
+        "steps.accumulation=1", "steps.max_steps=200", "optim.learning_rate=1e-2", "task.vocabulary=400",
+        "task.boundaries=joined", "record.evaluate_every=200", "record.log_every=50",
+        "task.size={layers: 1, hidden: 64, heads: 4, key_value_heads: 2, feed_forward: 128}",
     )  # fmt: skip
     tokenizer = AutoTokenizer.from_pretrained(run.model_path)
     held = [json.loads(line)["text"] for line in run.heldout_path.read_text().splitlines()]
-    counts = Counter(id for said in lines[:40] if said not in held for id in tokenizer(said).input_ids)
+    counts = Counter(id for said in lines if said not in held for id in tokenizer(said).input_ids)
     mixed = Counter(id for said in held for id in tokenizer(said).input_ids)
     total, tokens = sum(counts.values()) + len(tokenizer), sum(mixed.values())
     # Held-out tokens by the shares of the trained ones, one more of each so that none is impossible.
     unigram = -sum(many * math.log((counts[id] + 1) / total) for id, many in mixed.items()) / tokens
     print(f"unigram entropy {unigram:.3f}, held-out loss {losses(run, 'eval/loss')[-1]:.3f} nats a token")
-    assert losses(run, "eval/loss")[0] > unigram > losses(run, "eval/loss")[-1]
+    assert losses(run, "eval/loss")[0] > unigram > losses(run, "eval/loss")[-1] + 0.2
