@@ -1,0 +1,171 @@
+"""The table of tasks and methods: every cell that the rules allow trains, saves, reloads and goes on (tiny model).
+
+A row and a column of it in `make test`; all of it in `make test-all`, which prints how long it took.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from data import weights as found
+from engine.contract import text
+from engine.contract.errors import ArgsError
+from engine.contract.fields import kind, sections
+from engine.contract.methods import Method
+from engine.contract.rundir import Run
+from engine.contract.tasks import Task
+from engine.contract.tuners import TUNERS
+from tests import tiny
+from tests.e2e.training import TINY, losses, train, weights
+
+TASKS = {kind(task): task for task in sections(Task)}
+WAYS = {name: [f"method={name}"] for name in map(kind, sections(Method)) if name != "tuner"}
+WAYS |= {name: ["method=tuner", f"method.tuner={name}"] for name in TUNERS}
+WAYS |= {f"lora on {form}": ["method=lora", f"model.quantisation={form}"] for form in ("int8", "nf4", "fp4")}
+SMALL = {"lora": ["method.rank=4"], "freeze": ["method.layers=1"]}
+# What a task wants said beside its name, so that two steps of it take a moment.
+SAID = {
+    "grpo": ["task.group=2", "task.max_new_tokens=4", "task.rewards.functions={length: 1}"],
+    "rloo": ["task.group=2", "task.max_new_tokens=4", "task.rewards.functions={length: 1}"],
+    "ppo": ["task.max_new_tokens=4", "task.rewards.functions={length: 1}"],
+    "pretrain": ["data.max_length=32"],
+}  # fmt: skip
+COMMON = ["steps.max_steps=3", "record.save_every=2", "steps.batch_size=2", "steps.accumulation=2"]
+# Reloads what a run left behind, in a process that has never seen it, and says what it makes of a few tokens.
+RELOAD = """
+import sys, torch
+from pathlib import Path
+from tests.e2e.test_every_way import reloaded
+print(*reloaded(Path(sys.argv[1]), Path(sys.argv[2])).flatten().tolist())
+"""
+
+
+def allowed(task: str, way: str) -> bool:
+    """Whether the rules let this cell be."""
+    try:
+        text.parse({}, ["model=tiny", "data=x", *said(task, way)], kind="train")
+    except ArgsError:
+        return False
+    return True
+
+
+def said(task: str, way: str) -> list[str]:
+    return [*COMMON, f"task={task}", *SAID.get(task, []), *WAYS[way], *SMALL.get(way.split()[0], [])]
+
+
+CELLS = [(task, way) for task in TASKS for way in WAYS if allowed(task, way)]
+FEW = [cell for cell in CELLS if cell[1] == "lora" or cell[0] == "sft"]
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model, and a file of rows of every kind."""
+    folder = tmp_path_factory.mktemp("ways")
+    tiny.model_folder(folder / "models" / "tiny")
+    (folder / "datasets").mkdir()
+    asked = [(f"What is {number} and {number}?", f"It is {2 * number}.") for number in range(12)]
+    rows: dict[str, list[dict[str, Any]]] = {
+        "conversation": [{"messages": [{"role": "user", "content": ask}, {"role": "assistant", "content": answer}]}
+                         for ask, answer in asked],
+        "text": [{"text": f"{ask} {answer} " * 3} for ask, answer in asked],
+        "preference": [{"prompt": ask, "chosen": answer, "rejected": "No idea."} for ask, answer in asked],
+        "feedback": [{"prompt": ask, "completion": answer, "label": bool(number % 2)}
+                     for number, (ask, answer) in enumerate(asked)],
+        "scored": [{"prompt": ask, "completion": answer, "score": number / 12}
+                   for number, (ask, answer) in enumerate(asked)],
+        "prompt": [{"prompt": ask} for ask, _ in asked],
+    }  # fmt: skip
+    for name, lines in rows.items():
+        (folder / "datasets" / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def clock() -> Iterator[None]:
+    started = time.monotonic()
+    yield
+    print(f"\nThe table of tasks and methods took {time.monotonic() - started:.0f} s.")
+
+
+def trained(workspace: Path, task: str, way: str, *more: str) -> Run:
+    rows = TASKS[task].takes[0]
+    return train(workspace, f"data={rows}.jsonl", *said(task, way), *more)
+
+
+def reloaded(folder: Path, workspace: Path) -> torch.Tensor:
+    """What the saved model in `folder` says of a few tokens, loaded as everything that uses it does."""
+    from transformers import AutoModelForSequenceClassification
+
+    from engine.model import model_of, with_adapter
+
+    settings = folder / "config.json"
+    adapter = folder / "adapter_config.json"
+    scores = "ForSequenceClassification" in settings.read_text() if settings.is_file() else (
+        '"SEQ_CLS"' in adapter.read_text()
+    )  # fmt: skip
+    own: dict[str, Any] = {"kind": AutoModelForSequenceClassification, "num_labels": 1} if scores else {}
+    base = workspace / "models" / "tiny" if adapter.is_file() else folder
+    torch.manual_seed(0)
+    model = model_of(base, dtype=torch.float32, device=torch.device("cpu"), **own)
+    if scores:
+        model.config.pad_token_id = 2
+    if adapter.is_file():
+        model = with_adapter(model, folder)
+    with torch.no_grad():
+        return model.eval()(torch.arange(3, 15)[None]).logits
+
+
+def holds(workspace: Path, task: str, way: str) -> None:
+    run = trained(workspace, task, way)
+    assert len(losses(run)) == 3
+    kept, base = weights(run.model_path), weights(workspace / "models" / "tiny")
+    assert kept, "nothing was saved"
+    assert any(name not in base or not torch.equal(base[name], tensor) for name, tensor in kept.items()), "unmoved"
+    assert found.find(run.id, workspace)
+    said = reloaded(run.model_path, workspace)
+    assert torch.isfinite(said).all()
+    # The last step's checkpoint and the final model are the same weights, written by different ways.
+    (_, last) = run.checkpoints()[-1]
+    again = trained(workspace, task, way, f"resume.run={run.id}", "resume.checkpoint=step-2")
+    assert last.name == "step-3"
+    torch.testing.assert_close(reloaded(last, workspace), said, atol=1e-5, rtol=1e-4)
+    assert losses(again) == pytest.approx(losses(run)[2:], abs=1e-4)
+    torch.testing.assert_close(reloaded(again.model_path, workspace), said, atol=1e-3, rtol=1e-2)
+
+
+@pytest.mark.parametrize(("task", "way"), FEW, ids=" ".join)
+def test_every_task_and_every_method_trains_saves_reloads_and_goes_on(workspace: Path, task: str, way: str) -> None:
+    holds(workspace, task, way)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("task", "way"), [cell for cell in CELLS if cell not in FEW], ids=" ".join)
+def test_every_cell_that_the_rules_allow_does_so(workspace: Path, task: str, way: str) -> None:
+    holds(workspace, task, way)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", [way for task, way in FEW if task == "sft"])
+def test_what_each_method_saves_is_the_same_to_a_process_that_has_never_seen_it(workspace: Path, way: str) -> None:
+    run = trained(workspace, "sft", way)
+    asked = [sys.executable, "-c", RELOAD, str(run.model_path), str(workspace)]
+    said = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()
+    torch.testing.assert_close(
+        torch.tensor([float(word) for word in said]), reloaded(run.model_path, workspace).flatten(),
+        atol=1e-4, rtol=1e-3,
+    )  # fmt: skip
+
+
+def test_every_task_and_method_has_a_cell() -> None:
+    assert {task for task, _ in CELLS} == set(TASKS)
+    assert {way for _, way in CELLS} == set(WAYS)
+    assert TINY
