@@ -26,7 +26,7 @@ SHORT = 1  # the exit code where it does not fit
 BASIS = {"measured": "measured in two steps", "earlier": "as an earlier run like this", "estimate": "an estimate"}
 TIME = {
     "measured": "at the measured speed", "earlier": "at the speed of an earlier run like this",
-    "rate": "from how fast this machine multiplies matrices",
+    "rate": "a guess from how fast this processor multiplies",
 }  # fmt: skip
 
 

@@ -16,9 +16,9 @@ from engine.contract.args import TrainArgs
 from engine.contract.methods import Freeze
 
 Basis = Literal["measured", "earlier", "rate"]
-# Of the rate at which a machine multiplies large matrices, what training comes to: the rest goes to memory, small
-# kernels and waiting. Model FLOP utilisation of 40 to 60 % is usual on a GPU (Chowdhery et al., 2022, table 3).
-UTILISATION = 0.45
+# Of the rate at which a processor multiplies large matrices, what training comes to: the rest goes to memory, small
+# kernels and waiting.
+UTILISATION = 0.3
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -22,7 +21,6 @@ from engine.contract.machine import machine
 from engine.contract.rundir import Run, records, runs
 
 KEPT = "measured"  # the folder in the workspace's cache
-Answer = TypeVar("Answer", bound=BaseModel)
 
 
 class Measured(BaseModel):
@@ -36,14 +34,6 @@ class Measured(BaseModel):
     seconds: float = 0.0
     longest: int = 0
     out_of_memory: bool = False
-
-
-class Rate(BaseModel):
-    """Floating-point operations a second of a matrix product on this machine, in the precision that it trains in."""
-
-    model_config = ConfigDict(frozen=True)
-
-    operations: float
 
 
 @dataclass(frozen=True)
@@ -72,25 +62,12 @@ def key(args: TrainArgs) -> str:
     return hashlib.sha256(repr(matters).encode()).hexdigest()[:24]
 
 
-def rate_key(args: TrainArgs) -> str:
-    return hashlib.sha256(repr((machine(), args.model.dtype, args.compute.device)).encode()).hexdigest()[:24]
-
-
 def measured(args: TrainArgs, workspace: Path) -> Measured | None:
     """What was measured for these arguments, if it was."""
-    return _read(workspace / "cache" / KEPT / f"{key(args)}.json", Measured)
-
-
-def rate(args: TrainArgs, workspace: Path) -> float:
-    """Operations a second that were measured here; 0 while that was not done."""
-    found = _read(workspace / "cache" / "rate" / f"{rate_key(args)}.json", Rate)
-    return found.operations if found else 0.0
-
-
-def _read(file: Path, kind: type[Answer]) -> Answer | None:
+    file = workspace / "cache" / KEPT / f"{key(args)}.json"
     try:
-        return kind.model_validate_json(file.read_bytes())
-    except (FileNotFoundError, ValidationError):  # ... or by another version
+        return Measured.model_validate_json(file.read_bytes())
+    except (FileNotFoundError, ValidationError):  # ... or written by another version
         return None
 
 

@@ -15,6 +15,7 @@ from data.planning import past
 from data.planning.compute import Work, work
 from data.planning.memory import Memory, memory
 from data.planning.past import Measured
+from data.planning.rate import rate
 from data.planning.shape import Subject, named
 from engine.contract import auto, machine
 from engine.contract.args import TrainArgs
@@ -88,7 +89,7 @@ def _work(args: TrainArgs, subject: Subject, workspace: Path, rows: Inspection, 
         subject, args, steps=steps, tokens=tokens, length=rows.tokens / max(1, rows.sequences),
         measured=known.speed if known else 0.0,
         earlier=past.earlier(args, workspace, past.alike).speed,
-        rate=past.rate(args, workspace),
+        rate=rate(args),
     )  # fmt: skip
 
 

@@ -22,10 +22,11 @@ def test_two_real_steps_on_the_longest_rows_leave_a_figure_and_no_run(
     words = ["model=tiny", "data=many.jsonl", "data.max_length=200", "compute.device=cpu", "data.split=80/20/0"]
     assert commands.main(["measure", *words, "--json", "--workspace", str(workspace)]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["longest"] == 167 and not found["out_of_memory"]
+    assert found["longest"] > 100 and not found["out_of_memory"]
     assert found["peak"] > 10**8 and found["speed"] > 0 and found["seconds"] > 0
     assert runs(workspace) == [] and list((workspace / "runs").iterdir()) == []
     assert commands.main(["plan", *words, "--json", "--workspace", str(workspace)]) == 0
     planned = json.loads(capsys.readouterr().out)
+    assert planned["longest"] == found["longest"]
     assert (planned["basis"], planned["needed"]) == ("measured", found["peak"])
     assert planned["work"]["basis"] == "measured"

@@ -192,7 +192,7 @@ class TestForecast:
         assert found.rows.exact and found.rows.total + found.rows.held_out == 12
         assert found.steps == 2 * math.ceil(math.ceil(found.rows.sequences / 2) / found.args.steps.accumulation)
         said = outlook.outlook(found)
-        assert "LoRA, rank 16" in said and "known after the first steps" in said
+        assert "LoRA, rank 16" in said and "a guess from how fast" in said
 
     def test_the_time_comes_from_the_last_run_of_the_same_kind(self, workspace):
         said = {"model": "tiny", "data": {"train": ["sums.jsonl"], "max_length": 256}}
@@ -206,7 +206,7 @@ class TestForecast:
         longer = args.model_copy(update={"data": args.data.model_copy(update={"max_length": 128})})
         assert forecast.look(longer, workspace, [Path("/")]).plan.earlier == 0
         other = TrainArgs.model_validate({**said, "method": "full"})
-        assert forecast.look(other, workspace, [Path("/")]).plan.work.seconds is None
+        assert forecast.look(other, workspace, [Path("/")]).plan.work.basis == "rate"
 
     def test_every_problem_is_said_at_its_field(self, workspace):
         args = TrainArgs.model_validate({
