@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from engine.report import Stop, Stopped
 from tests.e2e.preferring import LORA, PAIRS, PROMPT, ROWS, answer_logps, compare, shake, trainer
-from tests.e2e.training import losses
+from tests.e2e.training import losses, train, weights
 
 BETA, SMOOTHING = 0.3, 0.2
 
@@ -124,6 +126,12 @@ def test_the_reference_is_the_model_at_its_start_whatever_moves(workspace: Path,
     compare(made, ROWS, reference(made.model, base(workspace), "sigmoid", 0.0))
 
 
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_an_adapter_that_takes_weights_over_is_held_to_the_base_all_the_same(workspace: Path, init: str) -> None:
+    made = prepared(workspace, *LORA, f"method.init={init}")
+    compare(made, ROWS, reference(made.model, base(workspace), "sigmoid", 0.0))
+
+
 def test_an_adapter_that_goes_on_is_held_to_where_it_began(workspace: Path) -> None:
     from engine.anchor import as_it_is
 
@@ -225,6 +233,30 @@ def test_training_starts_from_no_margin_and_widens_it(workspace: Path, method: l
     moved = {name for name, weights in made.model.state_dict().items() if not torch.equal(weights, before[name])}
     free = {name for name, one in made.model.named_parameters(remove_duplicate=False) if one.requires_grad}
     assert moved == free
+
+
+@pytest.mark.parametrize("method", [LORA, ["method=full"]], ids=["lora", "full"])
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(workspace: Path, method: list[str]) -> None:
+    judged = [
+        {"prompt": f"What is {number}?", "chosen": f"It is {number}.", "rejected": "No" * (1 + number % 3)}
+        for number in range(12)
+    ]
+    (workspace / "datasets" / "pairs.json").write_text(json.dumps(judged))
+    common = ["task=dpo", "data=pairs.json", *method, "steps.max_steps=6", "record.save_every=2", "record.keep=9",
+              "data.split=80/20/0"]  # fmt: skip
+    whole = train(workspace, *common)
+    stop = Stop()
+    stop.asked = True
+    with pytest.raises(Stopped):
+        train(workspace, *common, stop=stop)
+    [stopped] = {path.name for path in (workspace / "runs").iterdir()} - {whole.id}
+    expected = weights(whole.model_path)
+    for parent, done in ((whole.id, 4), (stopped, 1)):
+        resumed = train(workspace, *common, f"resume.run={parent}", f"resume.checkpoint=step-{done}")
+        assert losses(resumed) == losses(whole)[done:]
+        found = weights(resumed.model_path)
+        assert expected.keys() == found.keys()
+        assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
 def test_figures_of_evaluation_do_not_move_with_the_batch_size(workspace: Path) -> None:
