@@ -6,6 +6,7 @@ Invariant: trained weights are fp32 whatever the arithmetic is, frozen ones stay
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -163,9 +164,14 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
 
 
 def trained(model: nn.Module) -> tuple[int, int]:
-    """(trained, all) parameters; tied ones count once."""
-    parameters = list(model.parameters())
-    return sum(p.numel() for p in parameters if p.requires_grad), sum(p.numel() for p in parameters)
+    """(trained, all) parameters; tied ones count once, and those in 4 bits as what they stand for."""
+    parameters = [(parameter, _count(parameter)) for parameter in model.parameters()]
+    return sum(many for one, many in parameters if one.requires_grad), sum(many for _, many in parameters)
+
+
+def _count(parameter: Any) -> int:
+    packed = getattr(parameter, "quant_state", None)
+    return math.prod(packed.shape) if packed is not None else parameter.numel()
 
 
 def _in_fp32(model: Any) -> Any:
