@@ -26,6 +26,7 @@ Record = dict[str, Any]
 Rows = Iterator[tuple[int, Record]]
 
 ROW_LIMIT = 64 << 20  # characters in a row
+MOST_EMPTY = 2_000_000  # lines; a spreadsheet has half as many rows, and may write all that are empty
 MOST_SKIPPED = 10_000  # bad rows with consent; beyond it the file is not what it says it is
 HEAD = 1 << 20  # characters that tell how a text is laid out
 LOOK_AHEAD = 64 << 20  # bytes of plain ASCII after which a file is taken for ASCII throughout
@@ -39,8 +40,15 @@ class Characters(io.TextIOWrapper):
     """Text whose undecodable bytes come as lone surrogates (see `damage`), in pieces that fit into memory."""
 
     def lines(self) -> Iterator[str]:
-        """Lines with their ends; one that is too long comes cut to just above `ROW_LIMIT`, which `damage` names."""
+        """Lines with their ends; one that is too long comes cut to just above `ROW_LIMIT`, which `damage` names.
+
+        Raises DataError where nothing but line ends follow one another for too long: a little archive holds very many.
+        """
+        empty = 0
         while line := self.readline(ROW_LIMIT + 1):
+            empty = empty + 1 if line.isspace() else 0
+            if empty > MOST_EMPTY:
+                raise DataError(f"more than {MOST_EMPTY:,} lines in a row are empty.", "Take them out of the file.")
             yield line
             while len(line) > ROW_LIMIT and not line.endswith("\n"):
                 line = self.readline(ROW_LIMIT + 1)

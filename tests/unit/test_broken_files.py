@@ -270,6 +270,18 @@ def test_what_unpacks_to_far_more_than_its_size_is_refused(tmp_path, ending, mon
             pass
 
 
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "txt"])
+def test_lines_without_end_that_hold_nothing_are_refused_soon(tmp_path, ending, monkeypatch):
+    monkeypatch.setattr("data.raw.MOST_EMPTY", 2000)
+    first = {"jsonl": b'{"a": 1}\n', "csv": b"a,b\n1,2\n", "txt": b"a\n"}[ending]
+    last = first.splitlines()[-1]
+    path = zipped(tmp_path / "a.zip", {f"a.{ending}": first + b"\n\r\n" * 900 + last})
+    assert len(list(read(path))) == 2
+    zipped(path, {f"a.{ending}": first + b"\n" * 2_000_000 + last})
+    with pytest.raises(DataError, match="more than 2,000 lines in a row are empty"):
+        list(read(path))
+
+
 def test_an_archive_of_too_many_members_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("data.packed.MOST_MEMBERS", 5)
     members = {f"{n}.txt": b"" for n in range(9)}
