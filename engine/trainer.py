@@ -208,7 +208,7 @@ class Recording:
             draw(self.run)
         self.report.phase("training")
 
-    def keep(self) -> None:
+    def save_now(self) -> None:
         """A checkpoint of the last whole step, if there is one, in the middle of the next."""
         if self.state.global_step:
             self._save_checkpoint(self.model, None)

@@ -115,12 +115,9 @@ class Grouped(Recording):
     def _tokenize_prompts(self, prompts: list[list[int]]) -> tuple[list[list[int]], None, dict[str, Any]]:
         return prompts, None, {}  # they come as token ids
 
-    def _generate_single_turn(self, prompt_ids: list[list[int]], *_: Any, **__: Any) -> tuple[list[list[int]], None]:
-        """The answers to a rollout's questions as token ids, the one that ends each included."""
-        return self.write(prompt_ids, self.sampling), None
-
     @torch.no_grad()
     def write(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[int]]:
+        """An answer to each question as token ids, the one that ends it included."""
         mode = "train" if self.model.training else "eval"
         model = self.accelerator.unwrap_model(self.model)
         rollout.steady(model)

@@ -32,3 +32,6 @@ def settings(args: TrainArgs) -> dict[str, Any]:
 
 class Task(grouped.Grouped, GRPOTrainer):
     """GRPO on our own rows and rewards, recorded."""
+
+    def _generate_single_turn(self, prompt_ids: list[list[int]], *_: Any, **__: Any) -> tuple[list[list[int]], None]:
+        return self.write(prompt_ids, self.sampling), None

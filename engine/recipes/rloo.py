@@ -31,3 +31,6 @@ def settings(args: TrainArgs) -> dict[str, Any]:
 
 class Task(grouped.Grouped, RLOOTrainer):
     """RLOO on our own rows and rewards, recorded."""
+
+    def _generate_single_turn(self, prompt_ids: list[list[int]], *_: Any, **__: Any) -> list[list[int]]:
+        return self.write(prompt_ids, self.sampling)

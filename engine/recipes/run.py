@@ -121,7 +121,7 @@ def run(
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except Stopped:  # in the middle of a step, where it waits for a person
-            trainer.keep()
+            trainer.save_now()
             raise
         if ranks.leads():
             draw(run)
