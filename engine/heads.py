@@ -15,7 +15,7 @@ from torch import nn
 
 from engine.contract.errors import ModelError
 
-FILE = "heads.safetensors"
+FILE = Path("heads", "model.safetensors")  # in a folder: beside the weights it would count as some of them
 
 
 def linear(model: Any) -> nn.Module:
@@ -46,6 +46,7 @@ def attach(model: Any, **heads: nn.Module) -> None:
 def save(model: Any, folder: Path, **facts: str) -> None:
     """facts: what whoever loads the heads must know beside their weights."""
     state = {name: value.detach().cpu().contiguous() for name, value in model.heads.state_dict().items()}
+    (folder / FILE).parent.mkdir(exist_ok=True)
     save_file(state, folder / FILE, metadata=facts)
 
 
