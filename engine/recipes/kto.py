@@ -96,7 +96,8 @@ class Collate:
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         batch: dict[str, Any] = laid([(row["input_ids"], row["labels"]) for row in rows], self.pad_id)
         batch["label"] = torch.tensor([row["label"] for row in rows])
-        batch["other"] = laid([(row["other_ids"], row["other_labels"]) for row in rows], self.pad_id)
+        if "other_ids" in rows[0]:
+            batch["other"] = laid([(row["other_ids"], row["other_labels"]) for row in rows], self.pad_id)
         if "reference" in rows[0]:
             batch["reference"], batch["other"]["reference"] = torch.tensor([row["reference"] for row in rows]).T
         return batch
