@@ -8,7 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -26,6 +26,7 @@ from engine.contract.errors import ResourceError
 CHUNK = 500  # rows that are tokenised at once; also the smallest share of work for one process
 WORTH_PROCESSES = 40_000  # rows; fewer are done before further processes are up
 AHEAD = 2  # batches that wait for the tokenizer, so that it never waits for one
+EMPTY = np.empty(0, np.int32)
 ENOUGH_CORES = 4  # on fewer, one process and the tokenizer's own threads fill them
 
 
@@ -123,11 +124,12 @@ def _work(rows: Sequence[Row]) -> Batch:
     return _maker.finish(rendered, _maker.tokenizer.encode_batch(texts))
 
 
-def column(lists: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+def column(lists: Sequence[Collection[int]]) -> tuple[np.ndarray, np.ndarray]:
     """Lists of numbers as one array of int32, and where in it each begins, with the end behind the last."""
     bounds = np.zeros(len(lists) + 1, np.int32)
     np.cumsum([len(one) for one in lists], out=bounds[1:])
-    return np.fromiter(chain.from_iterable(lists), np.int32, bounds[-1]), bounds
+    arrays = (one if isinstance(one, np.ndarray) else np.fromiter(one, np.int32, len(one)) for one in lists)
+    return np.concatenate([EMPTY, *arrays]), bounds
 
 
 def arrow(values: np.ndarray, bounds: np.ndarray) -> pa.ListArray:

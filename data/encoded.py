@@ -12,7 +12,7 @@ import json
 from bisect import bisect_left
 from collections.abc import Sequence
 from functools import cached_property
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any
 from unicodedata import is_normalized
 
@@ -27,8 +27,9 @@ Offsets = list[tuple[int, int]]
 class Encoded:
     """A text of `length` characters as tokens.
 
-    ids: the token ids.   offsets: the half-open span of characters that each covers; pieces of one character share its
-    span. Both are lists that are made when they are asked for: for many rows, a few places are all that matters.
+    ids: the token ids; `numbers` has them as an array of int32.   offsets: the half-open span of characters that each
+    covers; pieces of one character share its span. Both are lists that are made when they are asked for: for many rows,
+    a few places are all that matters.
     """
 
     def __init__(self, encoding: Encoding, length: int) -> None:
@@ -39,8 +40,16 @@ class Encoded:
         return self._encoding.ids
 
     @cached_property
+    def numbers(self) -> np.ndarray:
+        return np.array(self.ids, np.int32)
+
+    @cached_property
     def offsets(self) -> Offsets:
         return self._encoding.offsets
+
+    def id(self, index: int) -> int:
+        """`ids[index]`, alone."""
+        return self.ids[index]
 
     def __len__(self) -> int:
         return len(self._encoding)
@@ -68,12 +77,19 @@ class Encoded:
 class Spelt(Encoded):
     """The same, out of the bytes of the tokens alone."""
 
-    def __init__(self, text: str, ids: list[int], marks: memoryview, first: int) -> None:
+    def __init__(self, text: str, numbers: np.ndarray, marks: memoryview, first: int) -> None:
         """`marks[first + i]` is where the token i begins, in bytes from some place on, and so on to the text's end."""
-        self.ids, self._text, self._marks, self._first = ids, text, marks, first
+        self.numbers, self._text, self._marks, self._first = numbers, text, marks, first
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.numbers)
+
+    @cached_property
+    def ids(self) -> list[int]:
+        return list(self.numbers.tolist())
+
+    def id(self, index: int) -> int:
+        return int(self.numbers[index])
 
     @cached_property
     def offsets(self) -> Offsets:
@@ -136,15 +152,16 @@ class Spelling:
         sizes[list(added)] = [len(token.content.encode()) for token in added.values()]
         return cls(sizes, composed=normalizer.get("type") == "NFC")
 
-    def read(self, texts: Sequence[str], tokens: list[list[int]]) -> list[Spelt | None]:
+    def read(self, texts: Sequence[str], encodings: Sequence[Encoding]) -> list[Spelt | None]:
         """The texts with their tokens; None for one whose tokens do not add up to it."""
-        bounds = np.cumsum([0, *map(len, tokens)])
-        ids = np.fromiter(chain.from_iterable(tokens), np.int32, bounds[-1])
+        bounds = np.cumsum([0, *map(len, encodings)])
+        # Each text's ids are Python's numbers for a moment only: those of all together would not stay in the cache
+        ids = np.fromiter(chain.from_iterable(one.ids for one in encodings), np.int32, bounds[-1])
         marks = np.concatenate([[0], np.cumsum(self._sizes[ids])])
-        sums, seen, firsts = np.diff(marks[bounds]).tolist(), memoryview(marks), bounds.tolist()
+        sums, seen, places = np.diff(marks[bounds]).tolist(), memoryview(marks), pairwise(bounds.tolist())
         return [
-            Spelt(text, own, seen, first) if self._spells(text, total) else None
-            for text, own, first, total in zip(texts, tokens, firsts, sums, strict=False)
+            Spelt(text, ids[first:end], seen, first) if self._spells(text, total) else None
+            for text, (first, end), total in zip(texts, places, sums, strict=True)
         ]
 
     def _spells(self, text: str, size: int) -> bool:

@@ -141,10 +141,10 @@ def learnt(rendered: Rendered, encoded: Encoded, tokenizer: TextTokenizer) -> tu
     weights = rendered.weights or repeat(1.0)
     for (begin, end), weight in zip(rendered.spans, weights, strict=False):
         first, last = encoded.at(begin), encoded.at(end)
-        while last > first and encoded.ids[last - 1] not in special and _blank(rendered.text, encoded, last - 1):
+        while last > first and encoded.id(last - 1) not in special and _blank(rendered.text, encoded, last - 1):
             last -= 1
         if last > first:
-            ends &= encoded.ids[last - 1] in special
+            ends &= encoded.id(last - 1) in special
             stretches.append((first, last) if weight == 1 else Heavy(first, last, weight))
     return stretches, ends
 

@@ -8,7 +8,7 @@ models or files.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -133,7 +133,8 @@ class Examples:
         view = View(said, tokens, *learnt(said, tokens, self.tokenizer))
         report.longest = max(report.longest, len(tokens))
         report.open_rows += not view.ends
-        ids, stretches, lost = tokens.ids, view.stretches, ()
+        ids: Collection[int] = tokens.numbers
+        stretches, lost = view.stretches, ()
         if self.max_length is not None and len(tokens) > self.max_length:
             report.cut_rows += 1
             kept = shortened(row, [view], self.max_length, self.cut, self._again)

@@ -74,7 +74,7 @@ class TextTokenizer:
         """The second step, with what the first one gave for the same texts."""
         if self._spelling is None:
             return [Encoded(encoding, len(text)) for encoding, text in zip(encodings, texts, strict=True)]
-        found = self._spelling.read(texts, [encoding.ids for encoding in encodings])
+        found = self._spelling.read(texts, encodings)
         return [self.encode(text) if one is None else one for one, text in zip(found, texts, strict=True)]
 
     @cached_property
