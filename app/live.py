@@ -20,10 +20,12 @@ import gradio as gr
 
 from app import charts, runs
 from app.board import QUIET
+from app.judging import SCORES, Judging
 from app.tail import last_lines
 from app.theme import empty, pill, sentence_done, sentence_error, sentence_warning
 from app.watch import Happening, Watch
 from engine.contract import events
+from engine.contract.rundir import Run
 
 BUTTONS = {"resume": "Resume", "clone": "Clone", "evaluate": "Evaluate", "chat": "Chat", "export": "Export"}
 DENSE_BUTTONS = {"details": "All of it", "evaluate": "Evaluate", "chat": "Chat", "export": "Export"}
@@ -47,6 +49,7 @@ class RunView:
                 self.buttons = {"stop": gr.Button("Stop", size="sm", min_width=0, elem_classes="tb-stop")}
                 for name, label in (DENSE_BUTTONS if dense else BUTTONS).items():
                     self.buttons[name] = gr.Button(label, size="sm", min_width=0)
+            self.judging = Judging(f"{elem_id}-judging")
             self.curves = charts.chart(f"{elem_id}-curves", dense=dense)
             with gr.Row(elem_classes="tb-run-below", equal_height=True):
                 if not dense:
@@ -58,13 +61,25 @@ class RunView:
                     apply_default_css=False,
                 )
         parts = [self.blank, self.body, self.head, self.curves, self.log, *([] if dense else [self.story])]
-        self.outputs = [self.watch, *parts, *self.buttons.values()]
+        self.outputs = [self.watch, *parts, *self.judging.outputs, *self.buttons.values()]
 
     def connect(self, run_id: gr.State | gr.Textbox) -> None:
         """Stop asks the run to save and end; while it saves, the button says Kill and means it."""
-        self.buttons["stop"].click(self._stop, run_id, None, **QUIET).then(
-            self.refresh, [run_id, self.watch], self.outputs, **QUIET
-        )
+        again: dict[str, Any] = {"fn": self.refresh, "inputs": [run_id, self.watch], "outputs": self.outputs, **QUIET}
+        self.buttons["stop"].click(self._stop, run_id, None, **QUIET).then(**again)
+        place = self.judging
+        for pressed, score in zip(place.buttons, SCORES.values(), strict=True):
+            pressed.click(
+                lambda id, number, score=score: place.score(self._run(id), number, score),
+                [run_id, place.number], None, **QUIET,
+            ).then(**again)  # fmt: skip
+        place.other.submit(
+            lambda id, number, said: place.typed(self._run(id), number, said),
+            [run_id, place.number, place.other], [place.other, place.said], **QUIET,
+        ).then(**again)  # fmt: skip
+
+    def _run(self, run_id: str) -> Run | None:
+        return runs.opened(self.workspace, run_id)
 
     def _stop(self, run_id: str) -> None:
         if run := runs.opened(self.workspace, run_id):
@@ -88,6 +103,7 @@ class RunView:
         }
         if not self.dense:
             parts["story"] = {"value": story(list(watch.story))}
+        parts |= self.judging.parts(watch)
         for name in self.buttons:
             parts[name] = button(name, watch)
         return [watch, *(_changed(watch, name, part) for name, part in parts.items())]
@@ -214,8 +230,8 @@ def _told(one: Happening) -> str:
     match one.event:
         case events.Checkpoint(step=step):
             text = f"Checkpoint at step {step:,}"
-        case events.Sample(step=step, prompt=prompt, answer=answer):
-            text = f"Sample at step {step:,}"
+        case events.Sample(step=step, prompt=prompt, answer=answer, reward=reward):
+            text = f"Sample at step {step:,}" + ("" if reward is None else f", worth {reward:.3g}")
             more = f'<q>{escape(prompt)}</q><p class="tb-answer">{escape(answer)}</p>'
         case events.Warn(text=text, hint=hint) | events.Failure(text=text, hint=hint):
             more = f"<p>{escape(hint)}</p>" if hint else ""
