@@ -8,15 +8,21 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
-from engine.contract.adapters import Lora
-from engine.contract.methods import Freeze
+from data import trained
+from engine.contract.adapters import Adapter, Ia3, Lora, Oft, Prefix, Prompt
+from engine.contract.methods import Expand, Freeze
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|layer)\.(\d+)\.")
 EMBEDDING = re.compile(r"(?:^|\.)(?:\w*embed\w*|wte|wpe)\.weight$")
+NORM = re.compile(r"(?:^|\.)\w*(?:norm|ln_\w+|ln\d?)\w*\.(?:weight|bias)$")
+# What families call the layers that (IA)^3 scales when nobody names others.
+KEYS_AND_VALUES = ("k_proj", "v_proj", "query_key_value", "c_attn", "qkv_proj")
+FEEDFORWARD = ("down_proj", "fc2", "dense_4h_to_h", "w2")
 OUTPUT = re.compile(r"(?:^|\.)(?:lm_head|embed_out)\.weight$")
 
 
@@ -52,23 +58,68 @@ def layer_count(shapes: Shapes) -> int:
 
 
 def trained_parameters(shapes: Shapes, method: Any, *, tied: bool = False) -> int:
-    """How many parameters the method trains.
+    """How many parameters the method trains: an adapter's own, or those of the weights that it moves.
 
-    LoRA (Hu et al., 2021): rank x (in + out) a layer; DoRA (Liu et al., 2024) adds a magnitude for each output.
-    Freeze: all of the last layers; with the head also the final norm and the output layer (tied: the embeddings).
+    Freeze: all of the chosen layers; with the head also the final norm and the output layer (tied: the embeddings).
+    New layers are copies of those before them, evenly spread (Wu et al., 2024).
     """
-    if isinstance(method, Lora):
-        layers = targeted(shapes, method.targets).values()
-        return sum(method.rank * (out + into) + (out if method.dora else 0) for out, into in layers)
+    if isinstance(method, Adapter):
+        return _of_adapter(shapes, method)
     if isinstance(method, Freeze):
-        first = layer_count(shapes) - method.layers
-        return sum(math.prod(shape) for name, shape in shapes.items() if _is_last(name, first, method.head, tied))
+        return sum(
+            math.prod(shape) for name, shape in shapes.items() if _moves(name, layer_count(shapes), method, tied)
+        )
+    if isinstance(method, Expand):
+        layers = layer_count(shapes)
+        copied = {round((place + 1) * layers / method.layers) - 1 for place in range(method.layers)}
+        of = {name: int(found[1]) for name in shapes if (found := LAYER.search(name))}
+        return sum(math.prod(shapes[name]) for name, place in of.items() if place in copied)
     return sum(math.prod(shape) for shape in shapes.values())
 
 
-def _is_last(name: str, first: int, head: bool, tied: bool) -> bool:
+def _of_adapter(shapes: Shapes, method: Adapter) -> int:
+    if isinstance(method, Prompt):
+        return method.tokens * _width(shapes)
+    if isinstance(method, Prefix):  # keys and values of every layer
+        keys = [shape[0] for name, shape in shapes.items() if name.endswith("k_proj.weight")]
+        return 2 * method.tokens * (sum(keys) or _width(shapes) * layer_count(shapes))
+    layers = targeted(shapes, method.targets)  # type: ignore[attr-defined]
+    if isinstance(method, Ia3):
+        last = _named(shapes, method.feedforward, FEEDFORWARD)
+        found = _named(shapes, method.targets, (*KEYS_AND_VALUES, *FEEDFORWARD))
+        return sum(into if name in last else out for name, (out, into) in found.items())
+    if isinstance(method, Lora):
+        again = [place for first, last in method.ranges for place in range(first, last)]
+        times = {name: again.count(int(found[1])) for name in layers if again and (found := LAYER.search(name))}
+        repeated = [size for name, size in layers.items() for _ in range(times.get(name, 1))]
+        whole = sum(math.prod(shape) for name, shape in shapes.items() if _within(name, method.extra_modules))
+        return trained.lora(method, repeated) + whole
+    if isinstance(method, Oft):
+        return trained.oft(method, layers.values())
+    norms = sum(math.prod(shape) for name, shape in shapes.items() if NORM.search(name))
+    return trained.tuner(method, list(layers.values()), norms)  # type: ignore[arg-type]
+
+
+def _width(shapes: Shapes) -> int:
+    return next((shape[1] for name, shape in shapes.items() if EMBEDDING.search(name) and len(shape) == 2), 0)
+
+
+def _named(shapes: Shapes, names: Sequence[str], usual: Sequence[str]) -> dict[str, tuple[int, int]]:
+    return targeted(shapes, usual if list(names) == ["auto"] else names)
+
+
+def _within(name: str, modules: Sequence[str]) -> bool:
+    """Whether the weight called `name` belongs to a module that is, or whose name ends with, one of `modules`."""
+    return any(f".{module}." in f".{name}" for module in modules)
+
+
+def _moves(name: str, layers: int, method: Freeze, tied: bool) -> bool:
+    if any(fnmatchcase(name, one) for pattern in method.modules for one in (pattern, f"{pattern}.*")):
+        return True
     if found := LAYER.search(name):
-        return int(found[1]) >= first
-    if not head:
-        return False
-    return not EMBEDDING.search(name) or (tied and not re.search(r"(?:^|\.)(?:wpe|embed_positions)\.", name))
+        place = int(found[1])
+        return place < method.layers if method.which == "first" else place >= layers - method.layers
+    if EMBEDDING.search(name):
+        places = re.search(r"(?:^|\.)(?:wpe|embed_positions)\.", name)
+        return (method.embeddings or (method.head and tied)) and not places
+    return method.head or (method.embeddings and tied and bool(OUTPUT.search(name)))

@@ -50,7 +50,7 @@ TUNERS: dict[str, Kind] = {
     "boft": Kind(
         "BOFTConfig", "orthogonal butterfly factors (Liu et al., 2024).",
         {"boft_block_size": Own(4, "Size of a block; it must divide the layers.", 2, 1024),
-         "boft_n_butterfly_factor": Own(1, "Number of factors.", 1, 8), "boft_dropout": DROPOUT}, ANY),
+         "boft_dropout": DROPOUT}, ANY),
     "c3a": Kind(
         "C3AConfig", "circular convolution (Chen et al., 2024).",
         {"block_size": Own(16, "Size of a block; it must divide the layers.", 1, 8192)}, ANY, {"init_weights": True}),

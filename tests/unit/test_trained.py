@@ -1,0 +1,52 @@
+"""What a method is said to train is what it trains: PEFT and the model itself are asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from data import forecast, models
+from engine.contract import text
+from engine.contract.tuners import TUNERS
+
+# What does not fit the tiny model's layers as it is.
+SMALL = {
+    "c3a": "block_size=8", "fourierft": "n_frequency=50", "miss": "r=8", "psoft": "r=4", "shira": "r=4",
+    "vblora": "vector_length=8", "waveft": "n_frequency=50",
+}  # fmt: skip
+TUNED = [
+    ["method=tuner", f"method.tuner={name}", *([f"method.own.{SMALL[name]}"] if name in SMALL else [])]
+    for name in TUNERS
+]
+OTHERS = [
+    ["method.rank=4"], ["method.rank=4", "method.dora=true"], ["method.rank=4", "method.init=pissa"],
+    ["method.rank=4", "method.targets=[q_proj, v_proj]"], ["method.rank=4", "method.extra_modules=[embed_tokens]"],
+    ["method.rank=4", "method.replicate=[0-1, 1-1]"], ["method=oft", "method.block_size=8"],
+    ["method=oft", "method.block_size=12", "method.shared=true"], ["method=ia3"], ["method=prompt"], ["method=prefix"],
+    ["method=full"], ["method=freeze", "method.layers=1"], ["method=freeze", "method.layers=1", "method.which=first"],
+    ["method=freeze", "method.layers=0", "method.modules=['*.mlp.*']"],
+    ["method=freeze", "method.layers=1", "method.head=true"],
+    ["method=freeze", "method.layers=0", "method.embeddings=true"], ["method=expand", "method.layers=1"],
+    ["method=expand", "method.layers=2"],
+    ["method=tuner", "method.tuner=lokr", "method.own.r=2", "method.own.decompose_both=true"],
+    ["method=tuner", "method.tuner=lokr", "method.own.decompose_factor=4"],
+    ["method=tuner", "method.tuner=road", "method.own.variant=road_2"],
+    ["method=tuner", "method.tuner=peanut", "method.own.depth=2", "method.own.r=4"],
+    ["method=tuner", "method.tuner=boft", "method.own.boft_block_size=8", "method.targets=[up_proj]"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("said", [*OTHERS, *TUNED], ids=" ".join)
+def test_the_count_is_that_of_the_model_itself(tiny_model: Path, said: list[str]) -> None:
+    from engine import methods
+    from engine.model import model_of
+    from engine.starts import Start
+
+    given = [*said, "method.alpha=8"] if said[0].startswith("method.") else said
+    args: Any = text.parse({}, ["model=tiny", "data=x", *given], kind="train")
+    model = model_of(tiny_model, dtype=torch.float32, device=torch.device("cpu"))
+    moved, _ = methods.trained(methods.prepared(model, args, Start(steps=10)))
+    assert forecast.trained_parameters(models.card(tiny_model).shapes, args.method, tied=True) == moved
