@@ -90,6 +90,18 @@ class Errands(Generic[A]):
                 _end(self._work[file].process)
                 self._finish(file, self._work[file].process)
 
+    def again(self, key: str, workspace: Path) -> None:
+        """Forget an answer, or that there was none: it is to be found anew."""
+        file = self._file(key, workspace)
+        with self._guard:
+            self._failed.discard(file)
+            if file not in self._work:
+                file.unlink(missing_ok=True)
+
+    def last_word(self, key: str, workspace: Path) -> str:
+        """The last line that its process said."""
+        return _last_line(self._file(key, workspace).with_suffix(".log"))
+
     def failed(self, key: str, workspace: Path) -> bool:
         return self._file(key, workspace) in self._failed
 

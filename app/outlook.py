@@ -23,7 +23,7 @@ LEVELS: tuple[Level, ...] = ("error", "warning", "note")
 BASIS = {
     "measured": "at the speed of the two steps that were measured.",
     "earlier": "at the speed of your last run like this.",
-    "rate": "from how fast this machine multiplies matrices.",
+    "rate": "a guess from how fast this processor multiplies.",
 }
 
 
@@ -71,10 +71,8 @@ def start(found: Forecast | None, busy: bool) -> str:
 
 
 def _sentence(found: Forecast) -> str:
-    args, card, rows = found.args, found.card, found.rows
-    which = (
-        f"{count(found.plan.trained)} of {count(card.parameters)} parameters" if card and found.plan else "the model"
-    )
+    args, known, rows = found.args, found.plan, found.rows
+    which = f"{count(known.trained)} of {count(known.subject.parameters)} parameters" if known else "the model"
     told = f"Trains <b>{escape(which)}</b> ({escape(_method(args))})"
     if rows is None:
         return f'<p class="tb-lead">{told}. Rows and steps are counted once the model is here.</p>'

@@ -17,6 +17,7 @@ import gradio as gr
 from app import catalogue, counting, forecast, ledger, live, outlook, runs
 from app.board import QUIET, Board
 from app.downloads import Downloads
+from app.fitting import Fitting
 from app.form import Form
 from app.look import RowsView
 from app.theme import Help, sentence_error
@@ -107,6 +108,7 @@ class Train:
         with gr.Column(elem_classes="tb-card", elem_id="train-plan") as self.plan:
             gr.HTML('<h2 class="tb-title">What will happen</h2>', padding=False)
             self.outlook = gr.HTML(js_on_load=SHOW, elem_id="train-outlook", padding=False, min_height=336)
+            self.fitting = Fitting(self.board, self.form, self._found)
             with gr.Column(visible=False, elem_id="train-chat-holds") as self.holds:
                 gr.HTML(
                     '<p class="tb-muted">The chat holds the device; the run starts once it is unloaded.</p>',
@@ -149,7 +151,7 @@ class Train:
         inputs, look = form.inputs, self.look
         self.counting = board.timer(COUNT_SECONDS)
         shown = [form.channel, self.model_line, self.data_line, self.outlook, self.start, self.holds, *look.offers,
-                 self.counting]  # fmt: skip
+                 self.counting, *self.fitting.outputs]  # fmt: skip
         given = [look.offered, look.which, *inputs]
         # `change` and not `input`, which gradio loses when a text box is filled at one stroke, as by pasting.
         gr.on([field.change for field in inputs], self._changed, given, shown, **AS_YOU_TYPE, **IN_ORDER)
@@ -164,6 +166,7 @@ class Train:
         own |= {(path, "") for path in ROWS_DEPEND_ON}
         decisive = [field for (path, variant), field in form.components.items()
                     if (path, variant) in own or (path.rpartition(".")[0], variant) in own]  # fmt: skip
+        self.fitting.connect(given, shown, self._changed)
         look.connect(board, inputs, decisive, self.outlook)
         self.counting.tick(self._counted, given, shown, **QUIET, **IN_ORDER)
 
@@ -240,6 +243,7 @@ class Train:
             gr.Column(visible=serving),
             *self.look.offer(found, offered, which),
             gr.Timer(active=bool(found and found.question and not words)),
+            *self.fitting.offer(found if not words else None),
         ]  # fmt: skip
 
     def _counted(self, offered: Any, which: str, *values: Any) -> list[Any]:

@@ -74,6 +74,8 @@ def layer(shape: Shape, args: TrainArgs) -> Layer:
     inner = shape.inner * shape.active
     norms = 2 * hidden * width if fused else 8 * hidden * (2 if whole else 1)
     inputs = ((4 * hidden + shape.queries + hidden) if mixed else 2 * hidden + shape.queries) * width + inner * width
+    if not whole and not hasattr(args.method, "targets"):
+        inputs = 0  # an adapter that stands beside the layers leaves these nothing to learn from
     mix = 0 if whole or not mixed else shape.queries * width
     attention = (shape.queries + 2 * shape.values) * width + mix + 4 * shape.heads
     between = (2 if fused else 3 if shape.gated else 2) * inner * width
@@ -85,17 +87,25 @@ def kept(shape: Shape, args: TrainArgs, *, rows: int, tokens: int, longest: int,
     """Bytes of all layers. `tokens` go through this process at once, in `rows` rows of at most `longest`."""
     width = BYTES[args.model.dtype]
     one = round(tokens * layer(shape, args).total) + scores(shape, args, rows, longest)
-    deep = min(args.method.layers, layers) if isinstance(args.method, Freeze) else layers
+    passed = deep(shape, args, layers)
     if not checkpointed(args):
         if not offloads(args):
-            return Kept(deep * one)
-        return Kept(2 * one, max(0, deep - 2) * one)  # the layer that is worked on, and the one on its way
+            return Kept(passed * one)
+        return Kept(2 * one, max(0, passed - 2) * one)  # the layer that is worked on, and the one on its way
     # The stream between layers is as wide as its embeddings are held.
     stream = tokens * shape.hidden * (width if args.method.adapter or isinstance(args.method, Freeze) else 4)
     # While a layer is computed again its gradients come into being beside it.
     if offloads(args):
         return Kept(2 * stream + 2 * one, layers * stream)
     return Kept((layers + 1) * stream + 2 * one)
+
+
+def deep(shape: Shape, args: TrainArgs, layers: int) -> int:
+    """Layers that a gradient goes through: below the lowest that is trained nothing is kept."""
+    method = args.method
+    if not isinstance(method, Freeze) or method.which == "first" or method.embeddings or method.modules:
+        return layers
+    return layers if method.head and shape.tied else min(method.layers, layers)
 
 
 def scores(shape: Shape, args: TrainArgs, rows: int, longest: int) -> int:

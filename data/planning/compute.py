@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from data.forecast import layer_count, trained_parameters
-from data.planning.activations import checkpointed
+from data.planning.activations import checkpointed, deep
 from data.planning.memory import rows_at_once
 from data.planning.shape import Subject
 from engine.contract.args import TrainArgs
-from engine.contract.methods import Freeze
 
 Basis = Literal["measured", "earlier", "rate"]
 # Of the rate at which a processor multiplies large matrices, what training comes to: the rest goes to memory, small
@@ -46,7 +45,7 @@ def per_token(subject: Subject, args: TrainArgs, length: float) -> float:
     head = shape.vocabulary * shape.hidden
     layers = max(0, subject.working - head)
     attention = 2 * shape.queries * length * depth
-    back = min(moved.layers, depth) / depth if isinstance(moved, Freeze) else 1.0  # no gradient goes further down
+    back = deep(shape, args, depth) / depth  # below the lowest layer that is trained no gradient goes
     trained = trained_parameters(subject.shapes, moved, tied=shape.tied)
     moving = min(trained, subject.working)
     forward = 2 * (layers + head) + attention

@@ -74,15 +74,16 @@ def fitted(plan: Plan) -> Fit:
             if tried is None or (saved := needed - needs(tried)) < WORTH * needed:
                 continue
             before = {path: at(args.model_dump(), path) for path in put}
+            put = {path: value for path, value in put.items() if value != before[path]}
             changes.append(Change(said, put, before, saved))
             args, needed = tried, needed - saved
     kept = _joined(changes)
-    if needed <= target:  # what a later change has made needless is not asked for
-        for change in reversed(kept):
-            rest = tuple(one for one in kept if one is not change)
-            without = applied(plan.args, rest, device)
-            if without and needs(without) <= target:
-                kept, args, needed = rest, without, needs(without)
+    enough = target if needed <= target else (1 + WORTH) * needed
+    for change in reversed(kept):  # what a later change has made needless is not asked for
+        rest = tuple(one for one in kept if one is not change)
+        without = applied(plan.args, rest, device)
+        if without and needs(without) <= enough:
+            kept, args, needed = rest, without, needs(without)
     return Fit(tuple(_weighed(plan.args, kept, needs, device)), args, needed, needed <= target)
 
 
@@ -170,7 +171,10 @@ def _optimiser(args: TrainArgs, plan: Plan) -> Iterator[tuple[str, Put]]:
     said = "Hold the optimiser's state in 8 bits: a quarter of it, and hardly a difference in what is learnt."
     yield said, {"optim.optimiser": "adamw_bnb_8bit"}
     yield said, {"optim.optimiser": "adamw_8bit"}
-    yield "Keep a number a row and column instead of two a weight.", {"optim.optimiser": "adafactor"}
+    yield (
+        "Hold one number for each row and column of a matrix, in place of two for each weight.",
+        {"optim.optimiser": "adafactor"},
+    )
 
 
 def _quantised(args: TrainArgs, plan: Plan) -> Iterator[tuple[str, Put]]:

@@ -15,6 +15,7 @@ from data.planning import activations, optimisers
 from data.planning.shape import Subject
 from data.planning.widths import BYTES, INT8, NF4, NF4_DOUBLE, PROGRAM
 from engine.contract.args import TrainArgs
+from engine.contract.methods import Expand
 
 # What the allocator cannot use of what it was given back, as a share of what comes and goes in a step. glibc keeps
 # freed blocks below 32 MB (measured: MEASUREMENTS.md); torch's allocator on a GPU rounds up and splits.
@@ -83,7 +84,8 @@ def frozen_bytes(subject: Subject, args: TrainArgs, trained: int) -> float:
     width = BYTES[args.model.dtype]
     if subject.quantised:
         return float(subject.size)
-    frozen = subject.parameters - (0 if args.method.adapter else trained)
+    added = args.method.adapter or isinstance(args.method, Expand)
+    frozen = subject.parameters - (0 if added else trained)
     packed = per_weight(args)
     if packed is None or not args.method.adapter:
         return frozen * width
