@@ -61,8 +61,8 @@ def test_rows_are_those_of_prepare_made_or_found(workspace: Path) -> None:
     for before in (False, True):
         found, run = made(workspace)
         assert columns(found.train) == {
-            "input_ids": [row.input_ids for row in wanted.rows], "labels": [row.labels for row in wanted.rows]
-        }  # fmt: skip
+            name: [getattr(row, name) for row in wanted.rows] for name in ("input_ids", "labels", "weights")
+        }
         assert found.validation is None and found.trained_rows == 12
         assert found_before(run) == [before]
 
@@ -75,9 +75,8 @@ def test_packed_rows_are_those_of_pack_in_many_shards(workspace: Path, monkeypat
     wanted = pack.packed(direct(workspace, cut="oldest").rows, 128)
     found, _ = made(workspace, "data.packing=true")
     assert len(found.kept[0].paths) > 1
-    assert columns(found.train) == {
-        name: [getattr(row, name) for row in wanted] for name in ("input_ids", "labels", "position_ids")
-    }
+    wanted_columns = {name: [getattr(row, name) for row in wanted] for name in ("input_ids", "labels", "position_ids")}
+    assert columns(found.train) == {**wanted_columns, "weights": [[]] * len(wanted)}
 
 
 @pytest.mark.parametrize(
@@ -223,7 +222,8 @@ def test_pairs_come_with_both_sides(workspace: Path) -> None:
     file = workspace / "datasets" / "pairs.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     found, run = made(workspace, "task=dpo", "data=pairs.jsonl")
-    assert set(found.train.column_names) == {"chosen_ids", "chosen_labels", "rejected_ids", "rejected_labels"}
+    sides = {f"{side}_{part}" for side in ("chosen", "rejected") for part in ("ids", "labels")}
+    assert set(found.train.column_names) == {*sides, "margin"}
     assert len(found.train) == 6 and events(run, "note")[0]["facts"]["rows"] == 6
 
 
