@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
@@ -30,16 +29,12 @@ class Guidance:
     strength: float
 
     @classmethod
-    def of(cls, folder: Path | None, device: torch.device) -> Guidance | None:
+    def of(cls, folder: Path, device: torch.device) -> Guidance | None:
         """What lies beside the weights in `folder`; None where nothing there guides."""
-        file = folder / heads.FILE if folder else None
-        if file is None or not file.is_file():
-            return None
-        with safe_open(file, "pt") as opened:
-            facts = opened.metadata() or {}
+        facts = heads.facts_of(folder)
         if FACT not in facts:
             return None
-        state = load_file(file)
+        state = load_file(folder / heads.FILE)
         width = state["value.0.weight"].shape[1]
         found = nn.ModuleDict({
             name: heads.deep(width, len(state[f"{name}.2.bias"])) for name in ("slow_first", "slow_second", "value")

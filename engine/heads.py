@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -50,8 +51,8 @@ def save(model: Any, folder: Path, **facts: str) -> None:
     save_file(state, folder / FILE, metadata=facts)
 
 
-def load(model: Any, folder: Path) -> None:
-    """The heads of `model` as they lie in `folder`. Raises ModelError when they are missing or of another model."""
+def load(model: Any, folder: Path) -> dict[str, str]:
+    """Gives `model` the heads in `folder`, and returns the facts. ModelError when they are missing or do not fit."""
     if not (folder / FILE).is_file():
         raise ModelError(f"{folder.name} has no {FILE}.", "Go on from a checkpoint of a run of the same task.")
     try:
@@ -60,6 +61,42 @@ def load(model: Any, folder: Path) -> None:
         raise ModelError(
             f"The heads in {folder.name} do not fit this model.", "Choose the base that they were trained on."
         ) from problem
+    return facts_of(folder)
+
+
+def facts_of(folder: Path) -> dict[str, str]:
+    """What is known of the heads in `folder`; nothing where there are none."""
+    if not (folder / FILE).is_file():
+        return {}
+    with safe_open(folder / FILE, "pt") as opened:
+        return dict(opened.metadata() or {})
+
+
+class Headed:
+    """Mixin before a trainer: the heads on its model are saved and loaded wherever the model is."""
+
+    def facts(self) -> dict[str, str]:
+        """What goes with the heads."""
+        return {}
+
+    def recall(self, facts: dict[str, str]) -> None:
+        """The facts of a checkpoint that is gone on from."""
+
+    def save_beside(self, folder: Path) -> None:
+        save(self.accelerator.unwrap_model(self.model), folder, **self.facts())
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        super().save_model(output_dir, _internal_call)
+        if self.args.should_save:
+            self.save_beside(Path(output_dir or self.args.output_dir))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self.recall(load(self.model, Path(resume_from_checkpoint)))
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        load(self.accelerator.unwrap_model(self.model), Path(self.state.best_model_checkpoint))
 
 
 def width(model: Any) -> int:

@@ -154,15 +154,6 @@ def steady(model: torch.nn.Module) -> None:
 
 
 @contextlib.contextmanager
-def chance(seed: int, device: torch.device) -> Iterator[None]:
-    """Within it chance begins at `seed`; behind it, it goes on as if nothing had been."""
-    forked = {"devices": []} if device.type == "cpu" else {"devices": [device], "device_type": device.type}
-    with torch.random.fork_rng(**forked):
-        torch.manual_seed(seed)
-        yield
-
-
-@contextlib.contextmanager
 def bare(model: Any) -> Iterator[None]:
     """Within it nothing that the model's own generation_config.json recommends fills what a caller leaves out."""
     inner = model.get_base_model() if hasattr(model, "peft_config") else model

@@ -40,6 +40,7 @@ class Recording:
     }
     # The number of an evaluation that says which weights are the best, and whether it is to fall or to rise.
     BEST = ("eval/loss", "min")
+    TOLD = "loss"  # the number that the run's last sentence tells
 
     def weight(self, batch: dict[str, Any]) -> float:
         """What a batch counts in an average over batches: here, its trained tokens."""

@@ -50,22 +50,21 @@ def save(trainer: Any, tokenizer: Any, args: TrainArgs, run: Run, dtype: torch.d
 
 
 def report(trainer: Any, say: Report, seconds: float) -> None:
-    history = trainer.state.log_history
-    losses = [entry["loss"] for entry in history if "loss" in entry]
-    held = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
+    history, told = trainer.state.log_history, trainer.TOLD
+    numbers = [entry[told] for entry in history if told in entry]
+    held = [entry[f"eval_{told}"] for entry in history if f"eval_{told}" in entry]
     # Single steps are noisy: the ends of the run are its first and last tenth.
-    tenth = max(1, len(losses) // 10)
-    first, last = sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
-    sentence = f"Training loss went from {first:.3f} to {last:.3f} in {trainer.state.global_step} steps"
-    sentence += f"; held-out loss from {held[0]:.3f} to {held[-1]:.3f}." if len(held) > 1 else "."
+    tenth = max(1, len(numbers) // 10)
+    first, last = sum(numbers[:tenth]) / tenth, sum(numbers[-tenth:]) / tenth
+    sentence = f"Training {told} went from {first:.3f} to {last:.3f} in {trainer.state.global_step} steps"
+    sentence += f"; held-out {told} from {held[0]:.3f} to {held[-1]:.3f}." if len(held) > 1 else "."
     best = trainer.best.moment
     if trainer.best.ended:
         sentence += f" It ended early: nothing was better than step {best.step}."
     if trainer.best.keeps and best:
         sentence += f" The weights are those of step {best.step}, the best ({trainer.best.name} {best.value:.4g})."
     facts = {
-        "first_loss": first, "last_loss": last,
-        "eval_losses": held, "best_eval_loss": min(held, default=None),
+        f"first_{told}": first, f"last_{told}": last, f"held_out_{told}": held, "best": best.value if best else None,
         "best_step": best.step if best else None, "ended_early": trainer.best.ended,
         "steps": trainer.state.global_step, "seconds": seconds, "tokens": trainer.tokens_seen,
     }  # fmt: skip

@@ -13,7 +13,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -76,7 +75,7 @@ def _last(rows: torch.Tensor) -> torch.Tensor:
     return torch.cat([rows[1:] != rows[:-1], rows.new_ones(1, dtype=torch.bool)])
 
 
-class Task(Judging):
+class Task(heads.Headed, Judging):
     """ILQL on transformers' loop, with a mean over all tokens of a step's answers."""
 
     SIDES = 1
@@ -140,17 +139,8 @@ class Task(Judging):
         with Guidance(model.heads, self.task.guidance).on(model):
             super()._show_samples()
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        super().save_model(output_dir, _internal_call)
-        if self.args.should_save:
-            self.save_beside(Path(output_dir or self.args.output_dir))
-
-    def save_beside(self, folder: Path) -> None:
-        heads.save(self.accelerator.unwrap_model(self.model), folder, **{FACT: str(self.task.guidance)})
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        heads.load(self.model, Path(resume_from_checkpoint))
+    def facts(self) -> dict[str, str]:
+        return {FACT: str(self.task.guidance)}
 
 
 class Following(TrainerCallback):

@@ -11,10 +11,8 @@ and its controller); Stiennon et al., 2020 (the score at the end of the answer).
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,7 +23,7 @@ from data.asked import facts
 from data.conversation import said
 from data.render import ChatTemplate
 from data.tokens import TextTokenizer
-from engine import heads, ranks, rewards, rollout
+from engine import heads, ranks, rollout
 from engine.advantages import (
     Coefficient,
     advantages,
@@ -38,11 +36,11 @@ from engine.advantages import (
 )
 from engine.contract.args import TrainArgs
 from engine.contract.reinforcement import Ppo
-from engine.contract.rundir import write_json
 from engine.generate import Sampling
 from engine.loading import language_model as load  # noqa: F401 (what a recipe offers)
 from engine.recipes.setting import Setting
 from engine.reference import Start
+from engine.rewards import Scorers, scorers
 from engine.rollout import Answers, Thoughts
 from engine.trainer import Recording
 from engine.turn import ends
@@ -50,7 +48,6 @@ from engine.turn import ends
 Config = TrainingArguments
 SIDES = 1  # of each example in a batch
 SHOWN = 2  # answers of each step that the run's events show
-STATE = "ppo.json"  # in a checkpoint: what must go on where it was, beside weights and chance
 
 
 def settings(args: TrainArgs) -> dict[str, Any]:
@@ -60,7 +57,7 @@ def settings(args: TrainArgs) -> dict[str, Any]:
 
 def beside(setting: Setting, model: Any) -> dict[str, Any]:
     """Further keywords of `Task`: the model that `model` is held to, before any step, and who rewards."""
-    return {"setting": setting, "start": Start(model), "scorers": rewards.scorers(setting)}
+    return {"setting": setting, "start": Start(model), "scorers": scorers(setting)}
 
 
 @dataclass(frozen=True)
@@ -95,15 +92,17 @@ class Collate:
         return asked
 
 
-class Task(Recording, Trainer):
+class Task(heads.Headed, Recording, Trainer):
     """PPO on transformers' loop: each `training_step` writes, and the last of an optimiser step also learns."""
 
     NAMES = {name: name for name in (
         "loss", "learning_rate", "grad_norm", "reward", "score", "kl", "kl_coefficient", "entropy", "clip_share",
         "policy_loss", "value_loss", "explained_variance", "length", "ended",
     )}  # fmt: skip
+    BEST = ("eval/reward", "max")
+    TOLD = "reward"
 
-    def __init__(self, model: Any, *, setting: Setting, start: Start, scorers: Any, **more: Any) -> None:
+    def __init__(self, model: Any, *, setting: Setting, start: Start, scorers: Scorers, **more: Any) -> None:
         heads.attach(model, value=heads.linear(model))
         super().__init__(model=model, **more)
         task = setting.args.task
@@ -114,6 +113,7 @@ class Task(Recording, Trainer):
         template = ChatTemplate.of(setting.folder, None if named == "auto" else named)
         self.ends = ends(model, template, TextTokenizer.of(setting.folder))
         self.coefficient = Coefficient(task.kl_coefficient, task.kl_target, task.kl_gain)
+        self.NAMES = self.NAMES | {f"reward/{name}": f"reward/{name}" for name in scorers.names}
         self.written: list[Rollout] = []
         self._metrics: dict[str, dict[str, list[float]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
 
@@ -128,25 +128,38 @@ class Task(Recording, Trainer):
     @torch.no_grad()
     def write(self, asked: list[dict[str, Any]], shown: int = 0) -> Rollout:
         """An answer to each prompt, and what is known of it; the first `shown` go to the run's events."""
-        model, task = self.accelerator.unwrap_model(self.model), self.task
+        answers = self.answer(asked, self.sampling)
+        model, temperature = self.accelerator.unwrap_model(self.model), self.task.temperature
+        with self.compute_loss_context_manager():
+            thoughts = rollout.thoughts(model, answers, temperature)
+            with self.start.of(model) as start:
+                before = rollout.thoughts(start, answers, temperature)
+        found = self.judge(asked, answers, self.scorers, "train", shown)
+        lost = self.task.missing_end
+        return Rollout(
+            answers, thoughts.logps(answers.tokens), before.logps(answers.tokens), self.expected(thoughts), found,
+            found if lost is None else found.where(answers.ended, lost),
+        )  # fmt: skip
+
+    def answer(self, asked: list[dict[str, Any]], sampling: Sampling) -> Answers:
+        """An answer to each prompt."""
+        model, pad = self.accelerator.unwrap_model(self.model), self.processing_class.pad_token_id
         rollout.steady(model)
         with self.compute_loss_context_manager():
-            prompts = [one["input_ids"] for one in asked]
-            answers = rollout.write(model, prompts, self.sampling, self.ends, self.processing_class.pad_token_id)
-            thoughts = rollout.thoughts(model, answers, task.temperature)
-            with self.start.of(model) as start:
-                before = rollout.thoughts(start, answers, task.temperature)
+            return rollout.write(model, [one["input_ids"] for one in asked], sampling, self.ends, pad)
+
+    def judge(
+        self, asked: list[dict[str, Any]], answers: Answers, scorers: Scorers, side: str, shown: int = 0
+    ) -> torch.Tensor:
+        """(rows,): the reward of each answer."""
         rows = [facts(one) for one in asked]
         texts = self.processing_class.batch_decode(answers.bare(), skip_special_tokens=True)
-        judged = self.scorers([row["prompt"] for row in rows], texts, rows)
-        rewards = self.scorers.total(judged).to(answers.ids.device)
-        for row, text in list(zip(rows, texts, strict=True))[:shown]:
-            self.report.sample(self.state.global_step, said(row["prompt"][-1]), text)
-        scores = rewards if task.missing_end is None else rewards.where(answers.ended, task.missing_end)
-        return Rollout(
-            answers, thoughts.logps(answers.tokens), before.logps(answers.tokens), self.expected(thoughts), rewards,
-            scores,
-        )  # fmt: skip
+        scores = scorers([row["prompt"] for row in rows], texts, rows)
+        self._note(side, **{f"reward/{name}": mean for name, mean in zip(scorers.names, scores.mean(0), strict=True)})
+        found = scorers.total(scores)
+        for row, text, reward in list(zip(rows, texts, found.tolist(), strict=True))[:shown]:
+            self.report.sample(self.state.global_step, said(row["prompt"][-1]), text.strip(), reward)
+        return found.to(answers.ids.device)
 
     def expected(self, thoughts: Thoughts) -> torch.Tensor:
         """(rows, answer): what the value head expects from each token on."""
@@ -159,6 +172,7 @@ class Task(Recording, Trainer):
         each = token_rewards(found.scores, found.logps, found.before, said, self.coefficient.value)
         gains, returns = advantages(each, found.values, said, task.gamma, task.gae_lambda)
         self._note(
+            "train",
             reward=found.rewards.mean(),
             score=each.sum(1).mean(),
             kl=found.kl.mean(),
@@ -201,7 +215,7 @@ class Task(Recording, Trainer):
         with torch.set_grad_enabled(task.entropy_weight > 0):
             entropy = thoughts.entropy()
         self._note(
-            policy_loss=mean(policy, said), value_loss=mean(value, said), entropy=mean(entropy, said),
+            "train", policy_loss=mean(policy, said), value_loss=mean(value, said), entropy=mean(entropy, said),
             clip_share=mean(held.float(), said),
         )  # fmt: skip
         return ((policy + task.value_weight * value - task.entropy_weight * entropy) * said).sum()
@@ -213,41 +227,36 @@ class Task(Recording, Trainer):
         model.zero_grad()
 
     def evaluate(self, *given: Any, **more: Any) -> dict[str, float]:
-        """The mean reward of answers to the held-out prompts, drawn with the same chance each time."""
-        with rollout.chance(self.args.seed, self.args.device):
-            return super().evaluate(*given, **more)
+        """As ever; and chance goes on as if nothing had been measured, though a loader of rows draws from it."""
+        with torch.random.fork_rng(devices=[]):
+            return super().evaluate(*given, **more)  # type: ignore[no-any-return]
 
     def weight(self, batch: list[dict[str, Any]]) -> int:  # type: ignore[override]
         return len(batch)
 
     def prediction_step(self, model: Any, inputs: list[dict[str, Any]], *_: Any, **__: Any) -> Any:
-        """What is to be small is the reward's negative."""
-        found = self.write(inputs)
-        self._note("eval", reward=found.rewards.mean(), kl=found.kl.mean(), length=found.answers.lengths.float().mean())
-        return -found.rewards.mean(), None, None
+        """The model's own best answer to each held-out prompt. What is to be small is the reward's negative."""
+        found = self.answer(inputs, replace(self.sampling, temperature=0.0))
+        reward = self.judge(inputs, found, self.scorers.unasked, "eval")
+        self._note("eval", reward=reward.mean(), length=found.lengths.float().mean(), ended=found.ended.float().mean())
+        return -reward.mean(), None, None
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        return inputs  # prompts, which are put together when they are written on
 
     def log(self, logs: dict[str, float], *rest: Any, **more: Any) -> None:
-        side = next((side for side in ("train", "eval") if ("loss" if side == "train" else "eval_loss") in logs), "")
-        for name, values in self._metrics.pop(side, {}).items():
-            logs[name if side == "train" else f"eval_{name}"] = sum(values) / len(values)
-        self._metrics[side] = defaultdict(list)
+        side = "eval" if "eval_loss" in logs else "train"
+        if side == "eval" or "loss" in logs:
+            found = self._metrics[side]
+            logs |= {("eval_" if side == "eval" else "") + name: sum(of) / len(of) for name, of in found.items()}
+            found.clear()
         super().log(logs, *rest, **more)
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        super().save_model(output_dir, _internal_call)
-        if self.args.should_save:
-            folder = Path(output_dir or self.args.output_dir)
-            self.save_beside(folder)
-            write_json(folder / STATE, {"kl_coefficient": self.coefficient.value})
+    def facts(self) -> dict[str, str]:
+        return {"kl_coefficient": repr(self.coefficient.value)}
 
-    def save_beside(self, folder: Path) -> None:
-        heads.save(self.accelerator.unwrap_model(self.model), folder)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        folder = Path(resume_from_checkpoint)
-        heads.load(self.model, folder)
-        self.coefficient.value = json.loads((folder / STATE).read_text(encoding="utf-8"))["kl_coefficient"]
+    def recall(self, facts: dict[str, str]) -> None:
+        self.coefficient.value = float(facts["kl_coefficient"])
 
     def floating_point_ops(self, inputs: Any) -> int:
         return 0  # of prompts alone it would say nothing
@@ -266,6 +275,6 @@ class Task(Recording, Trainer):
             torch.cat([part.scores for part in parts]),
         )  # fmt: skip
 
-    def _note(self, side: str = "train", **numbers: Any) -> None:
+    def _note(self, side: str, **numbers: Any) -> None:
         for name, number in numbers.items():
             self._metrics[side][name].append(float(torch.as_tensor(number).detach()))

@@ -233,7 +233,9 @@ def test_dropout_is_refused() -> None:
         text.parse({}, [*TINY, *TASK, *LORA, "method.dropout=0.1"], kind="train")
 
 
-@pytest.mark.parametrize(("method", "rate"), [(LORA, 5e-3), (["method=full"], 1e-3)], ids=IDS[:2])
+@pytest.mark.parametrize(
+    ("method", "rate"), [(LORA, 5e-3), pytest.param(["method=full"], 1e-3, marks=pytest.mark.slow)], ids=IDS[:2]
+)
 def test_the_reward_of_a_simple_rule_rises_while_kl_stays_bounded(
     workspace: Path, method: list[str], rate: float
 ) -> None:

@@ -91,14 +91,3 @@ def test_what_a_model_recommends_for_itself_does_not_slip_in(model: Any) -> None
         assert model.generation_config.no_repeat_ngram_size == 1
     finally:
         model.generation_config = own
-
-
-def test_chance_goes_on_as_if_nothing_had_been() -> None:
-    torch.manual_seed(1)
-    wanted = torch.rand(3)
-    torch.manual_seed(1)
-    with rollout.chance(5, torch.device("cpu")):
-        inside = torch.rand(3)
-    assert torch.equal(torch.rand(3), wanted)
-    with rollout.chance(5, torch.device("cpu")):
-        assert torch.equal(torch.rand(3), inside)
