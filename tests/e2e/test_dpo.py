@@ -259,30 +259,6 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(workspace: Path, 
         assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
-@pytest.mark.parametrize("method", [LORA, ["method=full"]], ids=["lora", "full"])
-def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(workspace: Path, method: list[str]) -> None:
-    judged = [
-        {"prompt": f"What is {number}?", "chosen": f"It is {number}.", "rejected": "No" * (1 + number % 3)}
-        for number in range(12)
-    ]
-    (workspace / "datasets" / "pairs.json").write_text(json.dumps(judged))
-    common = ["task=dpo", "data=pairs.json", *method, "steps.max_steps=6", "record.save_every=2", "record.keep=9",
-              "data.split=80/20/0"]  # fmt: skip
-    whole = train(workspace, *common)
-    stop = Stop()
-    stop.asked = True
-    with pytest.raises(Stopped):
-        train(workspace, *common, stop=stop)
-    [stopped] = {path.name for path in (workspace / "runs").iterdir()} - {whole.id}
-    expected = weights(whole.model_path)
-    for parent, done in ((whole.id, 4), (stopped, 1)):
-        resumed = train(workspace, *common, f"resume.run={parent}", f"resume.checkpoint=step-{done}")
-        assert losses(resumed) == losses(whole)[done:]
-        found = weights(resumed.model_path)
-        assert expected.keys() == found.keys()
-        assert all(torch.equal(expected[name], found[name]) for name in expected)
-
-
 def test_figures_of_evaluation_do_not_move_with_the_batch_size(workspace: Path) -> None:
     found = []
     for size in ("1", "2", "4"):
