@@ -179,3 +179,16 @@ def test_the_picture_is_strict_json_whatever_was_logged():
 
 def test_an_empty_curve_is_an_empty_picture():
     assert Curve().picture("run")["panels"] == []
+
+
+def test_tokens_go_on_where_an_attempt_counts_from_nothing_again():
+    def logged(attempt: int, step: int, tokens: float) -> dict[str, object]:
+        values = {"train/loss": 1.0, "train/tokens": tokens}
+        return {"kind": "metrics", "t": float(step), "attempt": attempt, "step": step, "values": values}
+
+    curve = charts.Curve()
+    curve.extend([logged(1, 1, 10), logged(1, 2, 20), logged(1, 3, 30)])  # step-2 was saved
+    curve.extend([logged(2, 3, 10), logged(2, 4, 20)])
+    [panel] = [panel for panel in curve.picture("x")["panels"] if panel["key"] == "loss"]
+    drawn = panel["series"][0]["raw"]
+    assert (drawn["step"], drawn["tokens"]) == ([1, 2, 3, 4], [10, 20, 30, 40])
