@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 from data.planning.shape import Shape
 from data.planning.widths import BYTES
 from engine.contract.args import TrainArgs
-from engine.contract.methods import Freeze
+from engine.contract.methods import Freeze, Full
 
-# The loss over a tile of logits, as TRL computes it in chunks: at most so many tokens by so many words at a time, and
-# bytes for each logit of the tile with all that its gradient is made of.
-TILE_TOKENS, TILE_WORDS, TILE_BYTES = 4096, 32768, 30
+# The loss in chunks (engine/likelihood.py): so many logits at once, and bytes for each with all that its gradient is
+# made of: in fp32, as that of its state, and in the precision of the arithmetic.
+AT_ONCE, CHUNK_BYTES = 2**24, 12
 # With all logits at once: in fp32 for the loss, their log-softmax, and its gradient, beside those of the arithmetic.
 PLAIN_BYTES = 12
 
@@ -64,8 +64,9 @@ class Layer:
 def layer(shape: Shape, args: TrainArgs) -> Layer:
     """What autograd saves in one layer.
 
-    Norms work in fp32 and keep their input, and what they multiply where they are trained. In 16 bits each linear layer
-    keeps a copy of its own of its input (autocast); in fp32 layers that read the same share it. Attention keeps
+    Norms work in fp32 and keep their input, and what they multiply where they are trained. Linear layers that read the
+    same share what they keep of it; in 16 bits each keeps a copy of its own (autocast), unless all that is trained is
+    an adapter, whose arithmetic is one step (engine/lowrank.py). Attention keeps
     queries, keys, values and their mix, and a number a head. The feed-forward keeps gate, its activation, and up.
     Kernels of liger compute norms and the feed-forward's activation again (Hsu et al., 2024).
     """
@@ -73,7 +74,8 @@ def layer(shape: Shape, args: TrainArgs) -> Layer:
     hidden, mixed, fused = shape.hidden, BYTES[args.model.dtype] < 4, _loss(args) == "liger"
     inner = shape.inner * shape.active
     norms = 2 * hidden * width if fused else 8 * hidden * (2 if whole else 1)
-    inputs = ((4 * hidden + shape.queries + hidden) if mixed else 2 * hidden + shape.queries) * width + inner * width
+    copies = 5 if mixed and whole else 2
+    inputs = (copies * hidden + shape.queries + inner) * width
     if not whole and not hasattr(args.method, "targets"):
         inputs = 0  # an adapter that stands beside the layers leaves these nothing to learn from
     mix = 0 if whole or not mixed else shape.queries * width
@@ -118,10 +120,20 @@ def scores(shape: Shape, args: TrainArgs, rows: int, longest: int) -> int:
 
 
 def logits(shape: Shape, args: TrainArgs, *, tokens: int) -> int:
-    """Bytes at the loss. In chunks no more than a tile is there at a time."""
+    """Bytes at the loss. In chunks a few logits are there at a time, beside the gradient of each token's state; and of
+    the output layer, where it is trained, a copy in the precision of the arithmetic and its gradient in fp32."""
+    width = BYTES[args.model.dtype]
     if _loss(args) == "plain":
-        return tokens * shape.vocabulary * (BYTES[args.model.dtype] + PLAIN_BYTES)
-    return min(tokens, TILE_TOKENS) * min(shape.vocabulary, TILE_WORDS) * TILE_BYTES
+        return tokens * shape.vocabulary * (width + PLAIN_BYTES)
+    head = shape.vocabulary * shape.hidden * (4 + (width if width < 4 else 0)) if _moves_head(shape, args) else 0
+    return min(tokens * shape.vocabulary, AT_ONCE) * CHUNK_BYTES + tokens * shape.hidden * width + head
+
+
+def _moves_head(shape: Shape, args: TrainArgs) -> bool:
+    method = args.method
+    if isinstance(method, Freeze):
+        return method.head or (method.embeddings and shape.tied)
+    return isinstance(method, Full)
 
 
 def checkpointed(args: TrainArgs) -> bool:

@@ -144,9 +144,10 @@ def _checkpoints(args: TrainArgs, plan: Plan) -> Iterator[tuple[str, Put]]:
 
 
 def _loss(args: TrainArgs, plan: Plan) -> Iterator[tuple[str, Put]]:
-    if getattr(args.compute, "loss", "auto") in ("auto", "plain"):
-        yield "Never hold all logits at once: costs next to nothing.", {"compute.loss": "liger"}
+    if args.compute.loss in ("auto", "plain"):
         yield "Never hold all logits at once: costs next to nothing.", {"compute.loss": "chunked"}
+        if Here.of(args.compute.device).device != "cpu":
+            yield "Use kernels that keep less: costs next to nothing.", {"compute.loss": "liger"}
 
 
 def _batch(args: TrainArgs, plan: Plan) -> Iterator[tuple[str, Put]]:
