@@ -3,9 +3,10 @@
     TUNEBOARD_WORKER="python tests/fake_worker.py"
 
 FAKE_STEPS (60), FAKE_SECONDS_PER_STEP (0.05), FAKE_SAVE_EVERY (10), FAKE_LOADING_SECONDS (0), FAKE_SAVING_SECONDS (0).
-FAKE_NAN=7: the loss is NaN from that step on. FAKE_FAIL: `error` (an explained failure), `bug` (a traceback),
-`kill` (SIGKILL to itself), `hang` (ignores the request to stop); `FAKE_FAIL=error@20` does it at step 20 (default: the
-middle). Like the real worker it saves and ends with code 3 on SIGTERM and at the end of its standard input.
+FAKE_NAN=7: the loss is NaN from that step on. FAKE_ASK=3: 3 answers wait for a person before the first step.
+FAKE_FAIL: `error` (an explained failure), `bug` (a traceback), `kill` (SIGKILL to itself), `hang` (ignores the request
+to stop); `FAKE_FAIL=error@20` does it at step 20 (default: the middle). Like the real worker it saves and ends with
+code 3 on SIGTERM and at the end of its standard input.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.contract import events, text  # noqa: E402
+from engine.contract import events, judging, text  # noqa: E402
 from engine.contract.events import Journal  # noqa: E402
 from engine.contract.rundir import Run  # noqa: E402
 from engine.supervise import FAILED, STOPPED  # noqa: E402
@@ -67,6 +68,8 @@ class FakeWorker:
             if self.stop.wait(number("FAKE_SECONDS_PER_STEP", 0.05)) and self.failure != "hang":
                 self.save(step - 1)
                 return STOPPED
+            if step == first:
+                self.ask(int(number("FAKE_ASK", 0)))
             if code := self.fail(step):
                 return code
             self.log(step)
@@ -91,6 +94,15 @@ class FakeWorker:
         step = int(resume.checkpoint.removeprefix("step-")) if resume.checkpoint else parent.checkpoints()[-1][0]
         print(f"going on from step {step} of {parent.id}", flush=True)
         return step + 1
+
+    def ask(self, count: int) -> None:
+        if not count:
+            return
+        numbers = judging.ask(self.run, [("What is 2 and 2?", f"It is <b>{place}</b>.") for place in range(count)])
+        self.events.write(events.Phase(judging.PHASE))
+        while not set(numbers) <= set(judging.judged(self.run)) and not self.stop.wait(0.05):
+            pass
+        self.events.write(events.Phase("training"))
 
     def fail(self, step: int) -> int:
         if not self.failure or step != self.fails_at:
