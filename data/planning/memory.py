@@ -102,8 +102,11 @@ def per_weight(args: TrainArgs) -> float | None:
 
 def reference(trained: int, args: TrainArgs, whole: bool) -> int:
     """Bytes of the frozen copy that a task compares with: the base with its adapter off costs nothing; where weights
-    themselves move, those that do are kept as they were, in fp32."""
-    return 4 * trained if args.task.reference and whole else 0
+    themselves move, those that do are kept as they were, in fp32. A model of its own, or what it said of each row
+    before the training, takes that copy's place."""
+    task = args.task
+    another = getattr(task, "reference_model", "") or getattr(task, "precompute_reference", False)
+    return 4 * trained if task.reference and whole and not another else 0
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,6 @@ def generation(subject: Subject, args: TrainArgs, longest: int) -> int:
     if not args.task.generates:
         return 0
     rows = args.steps.batch_size * (args.steps.accumulation if isinstance(args.steps.accumulation, int) else 1)
-    longest += int(getattr(args.task, "max_new_tokens", 0))
     return 2 * subject.shape.layers * subject.shape.values * rows * longest * BYTES[args.model.dtype]
 
 

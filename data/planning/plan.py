@@ -99,7 +99,8 @@ def once(args: TrainArgs) -> TrainArgs:
 
 
 def _beside(args: TrainArgs, workspace: Path) -> int:
-    """Bytes of a model that gives rewards, in 16 bits."""
+    """Bytes of the models that stand beside the one that is trained, in 16 bits: for rewards, and as the reference."""
     rewards = getattr(args.task, "rewards", None)
-    model = named(rewards.model, workspace) if rewards is not None and getattr(rewards, "model", "") else None
-    return 2 * model.parameters if model else 0
+    names = [getattr(rewards, "model", ""), getattr(args.task, "reference_model", "")]
+    found = [named(name, workspace) for name in names if name]
+    return sum(2 * model.parameters for model in found if model)

@@ -116,6 +116,18 @@ class TestMemory:
         assert pairs.parts["activations"] == 2 * answers.parts["activations"]
         assert pairs.parts["other models"] == 0  # the base with its adapter off
         assert needs(task="dpo", method="full").parts["other models"] == 4 * M135.parameters
+        before = {"kind": "dpo", "precompute_reference": True}
+        assert needs(task=before, method="full").parts["other models"] == 0
+
+    def test_answers_that_are_written_need_keys_and_values_of_every_token(self):
+        task = {"kind": "grpo", "max_new_tokens": 4096}
+        short, long = (
+            needs(task=task, longest=longest, steps={"batch_size": 4, "accumulation": 64}).parts
+            for longest in (64, 4160)
+        )
+        keys = 2 * 30 * 192 * 4 * 64 * 4  # of two for each layer and token, in fp32, for 256 rows at once
+        assert short["answers"] + short["activations"] + short["logits"] == keys * (64 + 4096)
+        assert long["answers"] == max(0, keys * (4160 + 4096) - long["activations"] - long["logits"])
 
     def test_of_frozen_layers_nothing_is_kept(self):
         two = needs(method={"kind": "freeze", "layers": 2}).parts["activations"]
