@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainerCallback
 
-from engine import ranks, sharing
+from engine import optimisers, ranks, sharing
 from engine.best import Best
+from engine.contract.args import TrainArgs
 from engine.contract.errors import BoardError
 from engine.contract.rundir import Run
 from engine.picture import draw
@@ -41,6 +42,7 @@ class Recording:
     # The number of an evaluation that says which weights are the best, and whether it is to fall or to rise.
     BEST = ("eval/loss", "min")
     TOLD = "loss"  # the number that the run's last sentence tells
+    arguments: TrainArgs | None = None
 
     def weight(self, batch: dict[str, Any]) -> float:
         """What a batch counts in an average over batches: here, its trained tokens."""
@@ -53,6 +55,7 @@ class Recording:
         stop: Stop,
         *,
         keep: int,
+        arguments: TrainArgs | None = None,
         patience: int | None = None,
         keep_best: bool = False,
         parent: Path | None = None,
@@ -61,15 +64,38 @@ class Recording:
     ) -> None:
         """keep: checkpoints.   patience, keep_best, parent: as `best.Best` has them.
 
+        arguments: of the run, for its optimiser and schedule; without them these are the library's own.
         samples: questions, each with the text that asks it.   beside: files for checkpoints.
         """
-        self.run, self.report, self.stop, self.keep = run, report, stop, keep
+        self.run, self.report, self.stop, self.keep, self.arguments = run, report, stop, keep, arguments
         self.samples, self.beside = samples, beside
         self.tokens_seen, self.tokens_logged, self.logged_at = 0, 0.0, time.monotonic()
         self.broken_steps, self.broken_since = 0, 0
         self.best = Best(self, patience, keep_best, parent)
         self.add_callback(Watch(self))
         self.add_callback(self.best)
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """The optimiser that the arguments name, over weights in groups of their own rates."""
+        if self.optimizer is None and self.arguments is not None:
+            self.optimizer = optimisers.made(self.model if model is None else model, self.arguments, self.args)
+            if optimisers.forgets(self.arguments):
+                name = self.arguments.optim.optimiser
+                self.report.note(f"{name} keeps no state in checkpoints: a resumed run gathers it anew.")
+        return super().create_optimizer(model)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The schedule that the arguments name, with its own settings and its lowest rate."""
+        if self.lr_scheduler is None and self.arguments is not None:
+            optimiser = self.optimizer if optimizer is None else optimizer
+            self.lr_scheduler = optimisers.schedule(optimiser, self.arguments, self.args, num_training_steps)
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def still(self) -> None:
+        """Have an optimiser that trains other weights than it keeps put in those that it keeps."""
+        if callable(getattr(self.optimizer, "eval", None)):
+            self.optimizer.eval()
 
     def save_beside(self, folder: Path) -> None:
         """Writes what a task keeps beside its model's weights, in checkpoints and at the end; most keep nothing."""
@@ -136,6 +162,7 @@ class Recording:
         """
         self.report.phase("evaluating")
         started, total, weights, stopped = time.monotonic(), 0.0, list[float](), False
+        self.still()
         self.model.eval()
         for batch, counts in self._held_out(eval_dataset):
             weights.append(self.weight(batch) if counts else 0)
@@ -187,6 +214,7 @@ class Recording:
         if self.broken_steps:
             return  # ruined weights are never saved
         self.report.phase("saving")
+        self.still()
         step = self.state.global_step
         partial = Path(self.args.output_dir)
         with ranks.one_first():
@@ -232,6 +260,9 @@ class Watch(TrainerCallback):
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
         self.started: tuple[float, int] | None = None
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.trainer.still()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.started = self.started or (time.monotonic(), state.global_step)

@@ -72,6 +72,7 @@ class TrainArgs(Args):
         yield from self.task.problems()
         yield from self.method.problems()
         yield from self.launch.problems()
+        yield from self.optim.problems()
 
 
 class EvaluateArgs(Args):

@@ -17,6 +17,7 @@ from engine.contract.dataset import Split
 from engine.contract.errors import Problem
 from engine.contract.fields import AUTO
 from engine.contract.machine import machine
+from engine.contract.solvers import BY_MEASURE, FREE_OF_SCHEDULES, SOLVERS, Solver
 from engine.contract.tuners import TUNERS
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Here:
 
 
 class Need(NamedTuple):
-    """A rule that holds on some machines only; `text` is formatted with `args` and `here`."""
+    """A rule that holds on some machines only; `text` is formatted with `args`, `here` and `solver`."""
 
     path: str
     broken: Callable[[TrainArgs, Here], bool]
@@ -84,6 +85,17 @@ def _step_rows(args: TrainArgs) -> int:
 
 def _measures(args: TrainArgs) -> bool:
     return bool(args.data.validation) or Split.of(args.data.split).validation > 0
+
+
+def _solver(args: TrainArgs) -> Solver:
+    return SOLVERS[args.optim.optimiser]
+
+
+def _several(args: TrainArgs) -> bool:
+    """Whether the gradients of several batches are added up before a step."""
+    from engine.contract.auto import accumulation_of  # which imports the arguments, which import this
+
+    return accumulation_of(args) > 1
 
 
 def _more_least_than_most(args: TrainArgs) -> bool:
@@ -188,6 +200,31 @@ RULES: tuple[Rule, ...] = (
     Rule("record.keep_best", lambda args: args.record.keep_best and not _measures(args),
          "No row is held out (data.split is {args.data.split}), so nothing says which weights are best. " + MEASURE),
     # Optimiser
+    Rule("optim.optimiser", lambda args: _solver(args).matrices and args.method.adapter,
+         "{args.optim.optimiser} saves the memory of training the model's own weights, and {args.method.kind} "
+         "(method.kind) trains an adapter. Set optim.optimiser to adamw_torch or adamw_8bit, or method.kind to full."),
+    Rule("optim.optimiser", lambda args: _solver(args).at_once and _several(args),
+         "{args.optim.optimiser} takes its step in every batch, so gradients cannot be added up. Set "
+         "steps.accumulation to 1 and raise steps.batch_size, or choose another optimiser."),
+    Rule("optim.optimiser", lambda args: _solver(args).at_once and args.task.kind in ("ppo", "ilql"),
+         "{args.optim.optimiser} takes its step while gradients are made, and {args.task.title} needs them first. "
+         "Choose another optimiser."),
+    Rule("optim.optimiser",
+         lambda args: _solver(args).alone and (args.launch.shards or args.launch.everywhere > 1),
+         "{args.optim.optimiser} works in one process with whole weights only. Set launch.processes to 1 and "
+         "launch.strategy to ddp, or choose another optimiser."),
+    Rule("optim.optimiser", lambda args: args.optim.optimiser == "muon" and args.launch.shards,
+         "muon needs whole matrices, and {args.launch.strategy} (launch.strategy) shares them out. Set it to ddp, or "
+         "optim.optimiser to adamw_torch."),
+    Rule("optim.schedule",
+         lambda args: args.optim.optimiser in FREE_OF_SCHEDULES
+         and args.optim.schedule not in ("constant", "constant_with_warmup"),
+         "{args.optim.optimiser} (optim.optimiser) averages weights instead of lowering the rate. Set optim.schedule "
+         "to constant."),
+    Rule("optim.schedule",
+         lambda args: args.optim.schedule in BY_MEASURE and not _measures(args),
+         "{args.optim.schedule} looks at the held-out loss, and no row is held out (data.split is {args.data.split}). "
+         + MEASURE.replace("turn this off", "choose cosine")),
     Rule("optim.warmup", lambda args: args.optim.warmup > 1 and args.optim.warmup != int(args.optim.warmup),
          "{args.optim.warmup} is neither a share (below 1) nor a whole number of steps."),
     # Rows
@@ -222,6 +259,12 @@ NEEDS: tuple[Need, ...] = (
          and here.lacks("deepspeed"),
          "{args.launch.strategy} needs a package that is not installed. Set launch.strategy to fsdp, or: "
          "pip install deepspeed"),
+    Need("optim.optimiser", lambda args, here: bool(_solver(args).package) and here.lacks(_solver(args).package),
+         "{args.optim.optimiser} needs a package that is not installed. Choose adamw_torch, or: {solver.install}"),
+    Need("optim.optimiser", lambda args, here: _solver(args).device not in ("", here.device),
+         "{args.optim.optimiser} is for devices of another kind ({solver.device}). Choose adamw_torch."),
+    Need("compute.loss", lambda args, here: args.compute.loss == "liger" and here.device == "cpu",
+         "liger's kernels need a GPU. Set compute.loss to auto, which takes the loss in chunks on any device."),
     Need("model.attention", lambda args, here: args.model.attention == "flash_attention_2" and here.device == "cpu",
          "Flash attention needs a GPU. Set model.attention to auto."),
     Need("model.attention",
@@ -251,4 +294,4 @@ def unmet(args: TrainArgs, here: Here) -> Iterator[Problem]:
     """Everything that `args` need and that is not `here`."""
     for need in NEEDS:
         if need.broken(args, here):
-            yield Problem(need.path, need.text.format(args=args, here=here))
+            yield Problem(need.path, need.text.format(args=args, here=here, solver=_solver(args)))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, set_seed
 
-from data import models, weights
+from data import models, preflight, weights
 from data.render import ChatTemplate
 from engine import apart, lean, methods, ranks, sharing
 from engine.contract.args import TrainArgs
@@ -19,7 +19,6 @@ from engine.contract.auto import Facts, resolved, total_steps
 from engine.contract.errors import ArgsError, ModelError
 from engine.contract.fields import kind, sections
 from engine.contract.machine import machine
-from engine.contract.rules import Here, unmet
 from engine.contract.rundir import Run
 from engine.contract.tasks import Task
 from engine.model import DTYPES, device_of, dtype_of, folder_of, tokenizer_of
@@ -43,9 +42,9 @@ def run(
     """choose: of the rows, those that are trained on; all without it."""
     recipe = importlib.import_module(RECIPES[args.task.kind])
     set_seed(args.steps.seed)
-    device = device_of(args.compute.device)
-    if refused := list(unmet(args, Here(device.type))):
+    if refused := preflight.problems(args, run.workspace, rows=False):
         raise ArgsError(refused)
+    device = device_of(args.compute.device)
     dtype = dtype_of(args.model.dtype, device)
     sharing.join(args, device)
     checkpoint = _checkpoint_to_resume(args, run)
@@ -111,7 +110,8 @@ def run(
     _quieten(trainer)
     beside = sight.files if sight and not args.method.adapter else []
     trainer.record(
-        run, report, stop, keep=args.record.keep, patience=args.record.patience, keep_best=args.record.keep_best,
+        run, report, stop, arguments=args,
+        keep=args.record.keep, patience=args.record.patience, keep_best=args.record.keep_best,
         parent=checkpoint.parent if checkpoint else None, samples=_asked(args, folder), beside=beside,
     )  # fmt: skip
 

@@ -1,0 +1,211 @@
+"""Every optimiser and schedule trains: what it should move moves, its state resumes, what it needs is said."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from engine import optimisers
+from engine.contract import text
+from engine.contract.errors import ArgsError
+from engine.contract.rules import _installed
+from engine.contract.solvers import BY_MEASURE, SCHEDULES, SOLVERS
+from engine.solvers import AdamMini, BlockAdamW
+from tests.e2e.training import losses, train, weights
+
+ELSEWHERE = {"adamw_torch_xla", "adamw_torch_npu_fused", "adamw_anyprecision"}  # devices and packages of other machines
+HERE = [name for name in SOLVERS if name not in ELSEWHERE]
+
+
+def needs(name: str) -> None:
+    solver = SOLVERS[name]
+    if solver.package and not _installed(solver.package):
+        pytest.skip(f"{name} needs: {solver.install}")
+
+
+def moved(run: Any, workspace: Path) -> set[str]:
+    before, after = weights(workspace / "models" / "tiny"), weights(run.model_path)
+    return {name for name in before if not torch.equal(before[name], after[name].float())}
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_every_optimiser_trains_two_steps_and_moves_the_weights(workspace: Path, name: str) -> None:
+    needs(name)
+    small = ["optim.own={rank: 4, update_proj_gap: 1}"] if name.startswith(("galore", "apollo")) else []
+    if name == "badam":
+        small = ["optim.own={switch_every: 1}"]
+    flat = ["optim.schedule=constant"] if name.startswith("schedule_free") else []
+    run = train(
+        workspace, "method=full", f"optim.optimiser={name}", "steps.max_steps=3", "steps.accumulation=1",
+        "optim.warmup=0", *small, *flat,
+    )  # fmt: skip
+    assert all(map(math.isfinite, losses(run)))
+    found = moved(run, workspace)
+    assert len(found) >= (6 if name == "badam" else 15), found
+
+
+@pytest.mark.parametrize("name", ["adamw_8bit", "muon", "adafactor", "ademamix", "lion_32bit", "schedule_free_adamw"])
+def test_adapters_are_trained_by_it_too(workspace: Path, name: str) -> None:
+    needs(name)
+    flat = ["optim.schedule=constant"] if name.startswith("schedule_free") else []
+    run = train(workspace, "method.rank=4", f"optim.optimiser={name}", "steps.max_steps=2", "optim.warmup=0", *flat)
+    changed = weights(run.model_path)
+    assert all(bool(tensor.any()) for name, tensor in changed.items() if "lora_B" in name)
+
+
+@pytest.mark.parametrize("name", ["adamw_torch", "muon", "adam_mini", "badam", "adafactor", "stable_adamw",
+                                  "schedule_free_adamw", "galore_adamw", "apollo_adamw"])  # fmt: skip
+def test_a_resumed_run_ends_as_an_uninterrupted_one(workspace: Path, name: str) -> None:
+    needs(name)
+    common = ["method=full", f"optim.optimiser={name}", "record.save_every=2", "steps.accumulation=1", "optim.warmup=0"]
+    common += ["optim.schedule=constant"] if name.startswith("schedule_free") else []
+    common += ["optim.own={switch_every: 1}"] if name == "badam" else []
+    common += ["optim.own={rank: 4, update_proj_gap: 100}"] if name.startswith(("galore", "apollo")) else []
+    whole = train(workspace, *common)
+    resumed = train(workspace, *common, f"resume.run={whole.id}", "resume.checkpoint=step-2")
+    assert losses(resumed) == losses(whole)[2:]
+    for key, tensor in weights(whole.model_path).items():
+        assert torch.equal(tensor, weights(resumed.model_path)[key]), key
+
+
+@pytest.mark.parametrize("name", list(SCHEDULES))
+def test_every_schedule_gives_rates_up_to_its_peak(workspace: Path, name: str) -> None:
+    held = ["data.split=80/20/0", "record.evaluate_every=1"] if name in BY_MEASURE else []
+    run = train(workspace, "method.rank=4", f"optim.schedule={name}", "optim.warmup=1", "steps.accumulation=1", *held)
+    rates = losses(run, "train/learning_rate")
+    assert len(rates) == 4 and 0 < max(rates) <= 1e-3 * 1.5
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine", "polynomial", "warmup_stable_decay", "cosine_with_min_lr"])
+def test_the_rate_ends_at_the_lowest_one_that_is_asked_for(name: str) -> None:
+    rates = list(schedule(name, 20, "optim.min_learning_rate=1e-4", "optim.warmup=2"))
+    assert rates[-1] == pytest.approx(1e-4, rel=1e-6) and max(rates) == pytest.approx(1e-3)
+
+
+def test_stable_rate_falls_in_the_last_share_of_the_steps() -> None:
+    own = "optim.schedule_own={decay: 0.25, decay_type: linear}"
+    rates = list(schedule("warmup_stable_decay", 40, own, "optim.warmup=4"))
+    assert rates[4:31] == [pytest.approx(1e-3)] * 27
+    assert rates[35] == pytest.approx(0.5e-3)
+
+
+def schedule(name: str, steps: int, *words: str) -> Any:
+    """The learning rate before each step, and after the last."""
+    from transformers import TrainingArguments
+
+    args = text.parse({}, [f"optim.schedule={name}", "optim.learning_rate=1e-3", *words], kind="train")
+    config = TrainingArguments("unused", learning_rate=1e-3, warmup_steps=args.optim.warmup, use_cpu=True)
+    optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1e-3)
+    made = optimisers.schedule(optimiser, args, config, steps)
+    for _ in range(steps + 1):
+        yield optimiser.param_groups[0]["lr"]
+        optimiser.step()
+        made.step()
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(5, 4)
+        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+        self.norm = nn.LayerNorm(4)
+
+
+def rate_of(model: nn.Module, *words: str) -> dict[str, tuple[float, float]]:
+    args = text.parse({}, ["method=full", *words], kind="train")
+    found = optimisers.groups(model, args, 1e-3)
+    return {name: (group["lr"], group["weight_decay"]) for group in found for name in group["names"]}
+
+
+def test_biases_norms_and_embeddings_are_not_decayed() -> None:
+    found = rate_of(Small(), "optim.weight_decay=0.1")
+    decayed = {name for name, (_, decay) in found.items() if decay}
+    assert decayed == {f"layers.{number}.weight" for number in range(3)}
+
+
+def test_early_layers_and_embeddings_learn_more_slowly_when_asked() -> None:
+    wrapped = nn.ModuleDict({"model": Small()})
+    found = rate_of(wrapped, "optim.layer_decay=0.5", "optim.embedding_rate=0.1")
+    assert [found[f"model.layers.{number}.weight"][0] for number in range(3)] == pytest.approx([0.25e-3, 0.5e-3, 1e-3])
+    assert found["model.embed.weight"][0] == pytest.approx(1e-3 * 0.1 * 0.125)
+
+
+def test_adam_mini_on_single_weights_is_adamw() -> None:
+    ours, theirs = (nn.Parameter(torch.arange(1.0, 5.0)) for _ in range(2))
+    mini = AdamMini([{"params": [ours], "names": ("bias",), "lr": 0.1, "weight_decay": 0.1}], heads=2, lr=0.1,
+                    betas=(0.9, 0.999), eps=1e-8)  # fmt: skip
+    adam = torch.optim.AdamW([theirs], lr=0.1, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.1)
+    for step in range(5):
+        for weights_, optimiser in ((ours, mini), (theirs, adam)):
+            weights_.grad = (weights_.detach() * (step + 1)).sin()
+            optimiser.step()
+    assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+def test_adam_mini_shares_one_size_among_a_row_and_among_a_head() -> None:
+    row, head = nn.Parameter(torch.zeros(4, 3)), nn.Parameter(torch.zeros(4, 3))
+    group = {"params": [row, head], "names": ("mlp.up", "q_proj.weight"), "lr": 1.0, "weight_decay": 0.0}
+    mini = AdamMini([group], heads=2, lr=1.0, betas=(0.9, 0.999), eps=1e-8)
+    grad = torch.arange(1.0, 13.0).view(4, 3)
+    row.grad, head.grad = grad.clone(), grad.clone()
+    mini.step()
+    assert torch.allclose(row, -grad / grad.square().mean(1, keepdim=True).sqrt(), atol=1e-4)
+    by_head = grad.square().view(2, 6).mean(1).repeat_interleave(2)[:, None].sqrt()
+    assert torch.allclose(head, -grad / by_head, atol=1e-4)
+    assert mini.state[row]["exp_avg_sq"].numel() == 4 and mini.state[head]["exp_avg_sq"].numel() == 2
+
+
+def test_badam_trains_one_block_at_a_time_and_keeps_state_for_it_alone() -> None:
+    model = nn.ModuleDict({"model": Small()})
+    names, params = zip(*model.named_parameters(), strict=True)
+    badam = BlockAdamW([{"params": list(params), "names": names}], every=2, order="ascending", seed=0, lr=0.1)
+    seen = []
+    for _ in range(8):
+        before = {name: one.clone() for name, one in model.named_parameters()}
+        open_now = {name for name, one in model.named_parameters() if one.requires_grad}
+        sum(one.sum() for one in model.parameters() if one.requires_grad).backward()  # type: ignore[union-attr]
+        badam.step()
+        badam.zero_grad()
+        assert {name for name, one in model.named_parameters() if not torch.equal(one, before[name])} == open_now
+        assert len(badam.state) <= len(open_now)
+        seen.append(frozenset(open_now))
+    assert len(set(seen)) == 4 and seen[0::2] == seen[1::2]
+    assert {name for block in seen for name in block} == set(names)
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["optim.optimiser=galore_adamw"], "trains an adapter"),
+    (["method=full", "optim.optimiser=lomo", "steps.accumulation=2"], "steps.accumulation to 1"),
+    (["optim.optimiser=schedule_free_adamw"], "optim.schedule to constant"),
+    (["method=full", "optim.optimiser=badam", "launch.processes=2"], "launch.processes to 1"),
+    (["optim.own={beta3: 0.5}"], "has no setting 'beta3'"),
+    (["optim.optimiser=muon", "optim.own={momentum: 3}"], "out of range"),
+    (["optim.schedule=reduce_lr_on_plateau", "data.split=100/0/0"], "no row is held out"),
+    (["optim.schedule=constant", "optim.min_learning_rate=1e-5"], "has no lowest rate"),
+    (["optim.learning_rate=1e-5", "optim.min_learning_rate=1e-4"], "is not below the peak"),
+])  # fmt: skip
+def test_what_does_not_go_together_is_said_before(words: list[str], said: str) -> None:
+    with pytest.raises(ArgsError) as refused:
+        text.parse({}, words, kind="train")
+    assert said in str(refused.value)
+
+
+def test_a_missing_package_is_named_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    from engine.contract.rules import Here, unmet
+
+    monkeypatch.setattr(Here, "lacks", lambda self, package: package == "galore_torch")
+    args = text.parse({}, ["method=full", "optim.optimiser=galore_adamw", "steps.accumulation=1"], kind="train")
+    assert any("pip install galore-torch" in problem.text for problem in unmet(args, Here("cpu")))
+
+
+def test_every_name_of_the_library_is_offered() -> None:
+    from transformers.trainer_utils import SchedulerType
+    from transformers.training_args import OptimizerNames
+
+    assert {one.value for one in OptimizerNames} == set(SOLVERS) - {"muon", "adam_mini", "badam"}
+    assert {one.value for one in SchedulerType} == set(SCHEDULES)
