@@ -65,7 +65,8 @@ def planned(
     now = now or machine.memory()
     device = machine.machine().device if args.compute.device == "auto" else args.compute.device
     limit = args.data.max_length
-    longest = limit if rows is None or args.packs else min(rows.longest, limit)
+    written = getattr(args.task, "max_new_tokens", 0) if args.task.generates else 0
+    longest = limit if rows is None or args.packs else min(rows.longest + written, limit)
     known = past.measured(args, workspace)
     return Plan(
         args, subject,
