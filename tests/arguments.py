@@ -31,6 +31,10 @@ BOUND = {
     "method.dropout": st.just(0.0),
     "data.packing": st.just(False),
     "task.label_smoothing": st.just(0.0),
+    "task.boundaries": st.sampled_from(["joined", "alone"]),
+    "task.start": st.just("weights"),
+    "task.size": st.just({}),
+    "task.vocabulary": st.none(),
     "task.divergence": st.just("reverse_kl"),
     "vision.language": st.just(True),
     "vision.min_pixels": st.just(AUTO),
@@ -79,7 +83,7 @@ def arguments(draw: st.DrawFn, kind: str = "") -> AnyArgs:
     specs = walk(KINDS[kind])
     tags = {spec.path: draw(st.sampled_from(spec.choices)) for spec in specs if spec.path.endswith(".kind")}
     free = [spec for spec in specs if spec.path not in tags and spec.variant in ("", tags.get(f"{spec.union}.kind"))]
-    wanted = [spec for spec in free if spec.path in ("tuned",)]
+    wanted = [spec for spec in free if spec.path in ("tuned", "task.boundaries")]
     chosen = draw(st.lists(st.sampled_from(free), max_size=8, unique_by=lambda spec: spec.path))
     content: dict[str, Any] = {}
     pairs = ((spec.path, draw(value(spec))) for spec in {spec.path: spec for spec in [*wanted, *chosen]}.values())
