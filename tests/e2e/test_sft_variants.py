@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from data import registry
+from data import registry, survey
 from data.prepare import prepare
 from data.render import ChatTemplate
 from data.tokens import TextTokenizer
-from tests.e2e.training import events, losses, train, weights
+from engine.contract import text
+from engine.contract.errors import DataError
+from tests.e2e.training import TINY, events, losses, train, weights
 
 ONE_STEP = ["method=full", "steps.max_steps=1", "steps.batch_size=2", "steps.accumulation=6",
             "optim.learning_rate=0.5", "optim.optimiser=sgd", "optim.weight_decay=0", "optim.max_grad_norm=1e6",
@@ -149,3 +151,18 @@ def test_general_rows_are_mixed_in_at_their_share_and_never_held_out(workspace: 
     noted = [event["facts"] for event in events(run, "note") if "which" in event["facts"]]
     assert [(facts["which"], facts["rows"]) for facts in noted] == [("train", 16), ("held out", 4)]
     assert "Gladly" not in run.heldout_path.read_text()
+
+
+def test_prompts_that_fill_the_window_are_an_error_before_training(workspace: Path) -> None:
+    long = {"messages": [{"role": "user", "content": "Well, " * 100}, {"role": "assistant", "content": "No."}]}
+    (workspace / "datasets" / "long.jsonl").write_text("\n".join([json.dumps(long)] * 4))
+    given = ["data=long.jsonl", "data.cut=answer"]
+    with pytest.raises(DataError, match="No row has a token to train on. Raise data.max_length"):
+        train(workspace, "method.rank=4", *given)
+    [run] = (workspace / "runs").iterdir()
+    assert not (run / "metrics.jsonl").read_text()
+    args = text.parse({}, [*TINY, *given], kind="train")
+    [found] = survey.sampled(args, workspace / "models" / "tiny", workspace).of("error")
+    assert found.kind == "untrained"
+    kept = train(workspace, "method.rank=4", "data=long.jsonl", "data.cut=prompt", "steps.max_steps=1")
+    assert losses(kept)[0] > 0  # what is asked gives way, and the answer is learnt
