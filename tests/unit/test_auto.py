@@ -115,5 +115,6 @@ def test_only_what_the_worker_must_find_out_stays_auto_when_all_is_known() -> No
     content = settled().model_dump()
     left = {spec.path for spec in walk(TrainArgs) if text.at(content, spec.path) == "auto"}
     assert left == {
-        "model.template", "model.attention", "compute.device", "data.workers", "vision.max_pixels", "vision.min_pixels",
+        "model.template", "model.attention", "compute.device", "compute.padding_free", "compute.loss", "data.workers",
+        "vision.max_pixels", "vision.min_pixels",
     }  # fmt: skip
