@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from engine import quantised
 from engine.guidance import Guidance
 from engine.model import with_adapter
@@ -66,6 +68,26 @@ def attached(model: Any, adapters: Mapping[str, Path], base: Path) -> dict[str, 
             own.eval(), name, told[name].get("num_virtual_tokens") or 0, Guidance.of(folder, model.device)
         )
     return {"": Speaker(model.eval(), guidance=Guidance.of(base, model.device)), **found}
+
+
+def share(theirs: Any, ours: Any) -> int:
+    """Puts the frozen weights of `ours` in the places of those of `theirs` that are the very same; returns the bytes
+    that this frees. What moves in `theirs` must not be shared: it is taken to stand still."""
+    kept = {_plain(name): one for name, one in ours.named_parameters() if not one.requires_grad}
+    freed = 0
+    for name, own in theirs.named_parameters():
+        same = kept.get(_plain(name))
+        if same is None or (own.dtype, own.device, own.shape) != (same.dtype, same.device, same.shape):
+            continue
+        if torch.equal(own, same):
+            own.data = same.data
+            freed += own.nbytes
+    return freed
+
+
+def _plain(name: str) -> str:
+    """The name of a weight without what adapters put around it."""
+    return name.removeprefix("base_model.model.").replace(".base_layer.", ".")
 
 
 def twin(model: Any) -> Any:

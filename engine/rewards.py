@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from data.conversation import Message, said
-from engine import correct, queries
+from engine import attached, correct, queries
 from engine.contract import judging
 from engine.contract.rewards import Rewards
 from engine.recipes.setting import Setting
@@ -61,22 +61,30 @@ class Scorers:
         return Scorers(names, self.weights[kept], judges)
 
 
-def scorers(setting: Setting) -> Scorers:
-    """Those that the task's `rewards` name. Raises ModelError for a reward model that cannot score."""
+def scorers(setting: Setting, model: Any | None = None) -> Scorers:
+    """Those that the task's `rewards` name; a reward model shares what weights it can with `model`, which is trained.
+
+    Raises ModelError for a reward model that cannot score.
+    """
     rewards: Rewards = setting.args.task.rewards  # type: ignore[union-attr]
     found: dict[str, tuple[float, Judge]] = {}
     for name, weight in rewards.functions.items():
         found[name] = weight, _each(FUNCTIONS[name](rewards, setting.tokenizer))
     if rewards.model:
-        found["model"] = rewards.model_weight, _model(rewards, setting)
+        found["model"] = rewards.model_weight, _model(rewards, setting, model)
     if rewards.person:
         found[PERSON] = rewards.person_weight, _person(setting)
     weights = torch.tensor([weight for weight, _ in found.values()], dtype=torch.float32)
     return Scorers(tuple(found), weights, tuple(judge for _, judge in found.values()))
 
 
-def _model(rewards: Rewards, setting: Setting) -> Judge:
-    scorer = Scorer.of(rewards.model, setting.run.workspace, setting.device, rewards.label or None)
+def _model(rewards: Rewards, setting: Setting, trained: Any | None) -> Judge:
+    dtype = setting.args.model.dtype
+    scorer = Scorer.of(rewards.model, setting.run.workspace, setting.device, rewards.label or None, dtype)
+    if trained is not None and (freed := attached.share(scorer.model, trained)):
+        setting.report.note(
+            f"The reward model shares {freed / 1e6:,.1f} MB of weights with the trained one.", bytes=freed
+        )
 
     def judge(prompts: Sequence[Prompt], answers: Sequence[str], rows: Sequence[Row]) -> Sequence[float]:
         texts = [

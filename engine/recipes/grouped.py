@@ -43,7 +43,7 @@ def beside(setting: Setting, model: Any) -> dict[str, Any]:
     if isinstance(model.get_output_embeddings(), BaseTunerLayer):
         said = "The output layer has an adapter, which the likelihood of answers would not see. Leave lm_head out."
         raise ArgsError([Problem("method.targets", said)])
-    return {"setting": setting, "start": Start(model), "scorers": rewards.scorers(setting)}
+    return {"setting": setting, "start": Start(model), "scorers": rewards.scorers(setting, model)}
 
 
 @dataclass(frozen=True)

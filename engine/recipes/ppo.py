@@ -57,7 +57,7 @@ def settings(args: TrainArgs) -> dict[str, Any]:
 
 def beside(setting: Setting, model: Any) -> dict[str, Any]:
     """Further keywords of `Task`: the model that `model` is held to, before any step, and who rewards."""
-    return {"setting": setting, "start": Start(model), "scorers": scorers(setting)}
+    return {"setting": setting, "start": Start(model), "scorers": scorers(setting, model)}
 
 
 @dataclass(frozen=True)

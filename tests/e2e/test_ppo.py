@@ -228,6 +228,43 @@ def test_a_stop_saves_a_checkpoint_and_ends(workspace: Path) -> None:
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-1"]
 
 
+def test_a_reward_model_on_the_same_base_shares_its_weights_and_scores_as_it_does_alone(
+    made: Callable[..., Any], workspace: Path
+) -> None:
+    from engine.scoring import Scorer
+
+    pairs = [{"prompt": f"Q{n}?", "chosen": "A good one.", "rejected": "Bad."} for n in range(6)]
+    (workspace / "datasets" / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)) + "\n", encoding="utf-8")
+    judge = train(workspace, "task=reward", "data=pairs.jsonl", *LORA, "optim.learning_rate=1e-2")
+    rewarded = [*TASK, "task.rewards.functions={}", f"task.rewards.model={judge.id}", "task.rewards.model_weight=2"]
+    trainer = made(*rewarded, *LORA)
+    [note] = [event for event in events(trainer.run, "note") if "reward model shares" in event["text"]]
+    assert note["facts"]["bytes"] == sum(one.nbytes for one in weights(workspace / "models" / "tiny").values())
+    trainer.train()  # what is shared does not move
+    talks = [[{"role": "user", "content": "Q1?"}, {"role": "assistant", "content": said}] for said in ("Fine.", "Bad.")]
+    found = trainer.scorers([talk[:1] for talk in talks], [talk[1]["content"] for talk in talks], [{}, {}])
+    alone = Scorer.of(judge.id, workspace, torch.device("cpu"), dtype="fp32").scores(talks)
+    assert torch.allclose(trainer.scorers.total(found), 2 * alone, atol=1e-6)
+    moving = made(*rewarded, "method=full")
+    assert not [event for event in events(moving.run, "note") if "reward model shares" in event["text"]]
+
+
+def test_the_reference_holds_in_bf16_too(made: Callable[..., Any]) -> None:
+    """Autocast keeps casts of weights by their place, and would take the moved for the old ones."""
+    trainer = made("method=full", "model.dtype=bf16")
+    before = trainer.write(batch())
+    shake(trainer.model, 0.2)
+    answers = before.answers
+    with torch.no_grad(), trainer.compute_loss_context_manager():
+        from engine import rollout
+
+        moved = rollout.thoughts(trainer.model, answers).logps(answers.tokens)
+        with trainer.start.of(trainer.model) as start:
+            again = rollout.thoughts(start, answers).logps(answers.tokens)
+    assert torch.allclose(again, before.logps, atol=1e-3)
+    assert not torch.allclose(moved, before.logps, atol=1e-1)
+
+
 def test_dropout_is_refused() -> None:
     with pytest.raises(ArgsError, match="method.dropout: 0.1 would blur what PPO compares.*Set it to 0"):
         text.parse({}, [*TINY, *TASK, *LORA, "method.dropout=0.1"], kind="train")
