@@ -156,6 +156,11 @@ def _train(args: TrainArgs, workspace: Path, allowed: Sequence[Path], rows: bool
     if both := sorted(name for name, one in measured.items() if any(_same(one, other) for other in trained.values())):
         said = f"{', '.join(both)} is trained on too (data.train), so it cannot show what was learnt."
         yield Problem("data.validation", f"{said} Leave it empty to hold out a share of the rows.")
+    if start := getattr(args.method, "start_from", ""):
+        try:
+            weights.adapter(start, args.model.path, workspace)
+        except BoardError as problem:
+            yield _problem("method.start_from", problem)
     yield from _resume(args, workspace)
     yield from _device("compute.device", args.compute.device)
     yield from unmet(args, Here.of(args.compute.device))
@@ -181,6 +186,7 @@ def _against(card: Card, args: TrainArgs) -> Iterator[Problem]:
             yield from problem.problems
     if 0 < context < args.data.max_length:
         yield Problem("data.max_length", f"{args.data.max_length} is more than the model's context of {context}.")
+    yield from _held(card, args)
     if isinstance(args.method, Lora):
         unknown, has = forecast.unknown_targets(card.shapes, args.method.targets)
         if unknown:
@@ -188,6 +194,21 @@ def _against(card: Card, args: TrainArgs) -> Iterator[Problem]:
             yield Problem("method.targets", said)
     if isinstance(args.method, Freeze) and args.method.layers > (layers := forecast.layer_count(card.shapes)):
         yield Problem("method.layers", f"{args.method.layers} is more than the {layers} layers of this model.")
+
+
+def _held(card: Card, args: TrainArgs) -> Iterator[Problem]:
+    """What a checkpoint that is quantised as it lies does not allow, or needs."""
+    kind = models.quantised(card.folder)
+    if not kind or kind in models.WIDENED:
+        return
+    if missing := [name for name in models.READERS.get(kind, ()) if find_spec(name.replace("-", "_")) is None]:
+        said = f"{card.name} is quantised ({kind}), and what reads that is not installed: "
+        yield Problem("model.path", f"{said}pip install {' '.join(missing)}")
+    if not args.method.adapter:
+        said = f"{card.name} is quantised ({kind}), so its weights cannot be trained themselves."
+        yield Problem("method.kind", f"{said} Choose lora, or another model.")
+    if args.model.quantisation != "none":
+        yield Problem("model.quantisation", f"{card.name} is quantised already ({kind}). Set it to none.")
 
 
 def _template(path: str, name: str, model: Path | None) -> Iterator[Problem]:
@@ -255,7 +276,8 @@ def _inherited(args: TrainArgs, parent: Run, workspace: Path) -> Iterator[Proble
         return
     device = Facts(machine())
     was, now = (resolved(grounded(one, workspace), device).model_dump() for one in (before, args))
-    for path in INHERITED:
+    own = [f"task.{name}" for name in args.task.lasting if args.task.kind == text.at(was, "task.kind")]
+    for path in (*INHERITED, *own):
         if text.at(was, path) != text.at(now, path):
             said = f"{parent.id} was trained with another value, and what goes on from it must keep that."
             yield Problem(path, f"{said} Take the parent's, or start a new run.")

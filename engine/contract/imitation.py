@@ -30,6 +30,7 @@ class Pretrain(Learning):
 
     title: ClassVar[str] = "Pretrain"
     takes: ClassVar[tuple[str, ...]] = ("text",)
+    lasting: ClassVar[tuple[str, ...]] = ("start", "size", "vocabulary")
     decides: ClassVar[tuple[str, ...]] = ("boundaries",)
     kind: Literal["pretrain"] = "pretrain"
 

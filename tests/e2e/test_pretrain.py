@@ -123,6 +123,9 @@ def test_a_resumed_pretraining_equals_an_uninterrupted_one(texts: Path, boundari
     assert losses(resumed) == losses(whole)[2:]
     expected, found = weights(whole.model_path), weights(resumed.model_path)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
+    other = [*TINY, *common, f"resume.run={whole.id}", "task.vocabulary=301"]
+    [problem] = problems(text.parse({}, other, kind="train"), texts)
+    assert problem.path == "task.vocabulary" and "was trained with another value" in problem.text
 
 
 def test_from_scratch_begins_with_random_weights_that_the_seed_draws(texts: Path) -> None:
