@@ -156,7 +156,7 @@ def _joined(groups: dict[Base, list[_Wanted]]) -> dict[Base, list[_Wanted]]:
     tuned = {base for base, wanted in groups.items() if any(one.weights.adapter for one in wanted)}
     plain = [base for base in groups if base not in tuned]
     for base in plain:
-        if other := next((one for one in tuned if one.folder == base.folder), None):
+        if other := next((one for one in tuned if one.folder.samefile(base.folder)), None):
             groups[other] = [*groups.pop(base), *groups[other]]
     return groups
 
