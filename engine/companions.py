@@ -19,7 +19,7 @@ from data import models
 from data.render import ChatTemplate
 from data.special import settings
 from data.tokens import TextTokenizer
-from engine import card
+from engine import card, guidance, heads
 from engine.lineage import Lineage
 from engine.turn import end_of_turn, frame_of
 from engine.verify import Difference
@@ -41,6 +41,14 @@ def endings(folder: Path, template: str | None, own: Mapping[str, Any]) -> list[
         end_of_turn(ChatTemplate.if_any(folder, template), tokenizer),
     ]
     return list(dict.fromkeys(id for id in found if id is not None))
+
+
+def copy_guidance(folder: Path, partial: Path) -> bool:
+    """The heads that guide what the model in `folder` writes; False where there are none."""
+    guides = guidance.FACT in heads.facts_of(folder)
+    if guides:
+        shutil.copytree((folder / heads.FILE).parent, (partial / heads.FILE).parent)
+    return guides
 
 
 def copy_code(folder: Path, partial: Path) -> None:
@@ -108,10 +116,10 @@ def sentences(checks: Mapping[str, Difference], *, merged: bool) -> list[str]:
 def receipt(partial: Path, facts: Mapping[str, Any], checks: Mapping[str, Difference]) -> dict[str, Any]:
     """What was written, to the byte, and how it was verified. `facts` say what it is and where it comes from."""
     files = []
-    for file in sorted(partial.iterdir()):
+    for file in sorted(path for path in partial.rglob("*") if path.is_file()):
         with open(file, "rb") as content:
             digest = hashlib.file_digest(content, "sha256").hexdigest()
-        files.append({"name": file.name, "bytes": file.stat().st_size, "sha256": digest})
+        files.append({"name": str(file.relative_to(partial)), "bytes": file.stat().st_size, "sha256": digest})
     return {
         **facts,
         "parameters": parameters(partial),

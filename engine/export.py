@@ -74,6 +74,11 @@ def run(args: ExportArgs, run: Run, report: Report, stop: Stop) -> None:
     with _partial(plan.target) as partial:
         export = _merged if args.form == "merged" else _adapter
         checks = export(plan, partial, report)
+        if companions.copy_guidance(plan.adapter or plan.folder, partial):
+            report.warn(
+                "The heads that guide what this model writes go along for this board; other programs write "
+                "without them."
+            )
         _write_texts(plan, partial, checks, run, report)
         receipt = companions.receipt(partial, _facts(plan), checks)
         write_json(partial / "receipt.json", receipt)
@@ -347,7 +352,7 @@ def _facts(plan: Plan) -> dict[str, Any]:
 
 def _flush(partial: Path) -> None:
     """To the disk before the rename, so that not even a power cut leaves a named folder with empty files."""
-    for place in (*partial.iterdir(), partial):
+    for place in (*partial.rglob("*"), partial):
         descriptor = os.open(place, os.O_RDONLY)
         try:
             os.fsync(descriptor)

@@ -274,3 +274,22 @@ def test_an_adapter_brings_its_guidance_along_and_the_base_has_none(scored: Path
     wanted = output.logits + 2 * guidance.gains(output.hidden_states[-1])
     torch.testing.assert_close(guided, wanted)
     assert not torch.allclose(guided, output.logits)
+
+
+@pytest.mark.parametrize("form", ["merged", "adapter"])
+def test_an_export_takes_the_guidance_along_and_says_who_can_use_it(scored: Path, form: str) -> None:
+    from engine import export
+    from engine.contract import rundir, text
+    from engine.contract.rundir import Run
+    from engine.report import Report, Stop
+
+    run = run_of(scored, *LORA, "steps.max_steps=1", "task.guidance=2")
+    args: Any = text.parse({}, [f"tuned={run.id}", f"form={form}", "to=out", "device=cpu"], kind="export")
+    made = Run(rundir.make(scored, "export", text.dump(args)).path)
+    export.run(args, made, Report(made), Stop())
+    assert any("other programs write without them" in event["text"] for event in events(made, "warning"))
+    folder = scored / "exports" / "out"
+    found = Guidance.of(folder, torch.device("cpu"))
+    assert found is not None and found.strength == 2
+    listed = json.loads((folder / "receipt.json").read_text(encoding="utf-8"))["files"]
+    assert str(FILE) in {file["name"] for file in listed}
