@@ -96,7 +96,9 @@ def _row(row: Row, subject: Subject, args: TrainArgs) -> str:
         why = f"This row is of another kind, {fitness.KINDS[row.kind]}; {args.task.title} does not learn from it."
         return _figure(name, f'<p class="tb-muted">{escape(why)}</p>')
     try:
-        row = fitness.read(row, args)
+        row = (
+            row if row.kind == "prompt" else fitness.read(row, args)
+        )  # those that were looked at are questions already
         views = fitness.viewed(row, subject, args.data)
         left = fitness.cut(row, views, subject, args.data)
     except DataError as problem:

@@ -67,6 +67,7 @@ class Questions(RepeatSampler):
 class Grouped(Recording):
     """Mixin before a TRL trainer of groups; call `record` before `train`."""
 
+    BEST = ("eval/reward", "max")
     NAMES = {
         "loss": "loss",
         "learning_rate": "learning_rate",
