@@ -59,6 +59,20 @@ def test_walk_lists_every_argument_in_order_and_a_tag_before_its_variants() -> N
     ]  # fmt: skip
 
 
+def test_a_section_within_a_variant_belongs_to_it() -> None:
+    class Handle(Section):
+        kind: Literal["wood"] = "wood"
+        bread: Bread = Bread()
+
+    class Drawer(Section):
+        tool: tagged(Handle, Spoon) = arg(Handle(), "What with.", when="As needed.", usual="wood")  # type: ignore[valid-type]
+
+    inner = [spec for spec in walk(Drawer) if spec.path.startswith("tool.bread.")]
+    assert [(spec.path, spec.variant, spec.union, spec.section) for spec in inner] == [
+        ("tool.bread.sorts", "wood", "tool", "Bread"), ("tool.bread.slices", "wood", "tool", "Bread"),
+    ]  # fmt: skip
+
+
 def test_a_spec_says_all_that_was_declared() -> None:
     size = spec("tool.size")
     assert (size.auto, size.optional, size.low, size.high, size.open_low, size.open_high) == (

@@ -77,6 +77,31 @@ def test_an_argument_of_another_method_says_whose_it_is() -> None:
     assert said == "method.rank: There is no such argument with method: full; it belongs to method: lora."
 
 
+def test_an_argument_of_several_tasks_is_named_with_all_of_them() -> None:
+    assert refused("task=sft", "task.group=4") == [
+        "task.group: There is no such argument with task: sft; it belongs to task: grpo, rloo."
+    ]
+    assert refused("task=dpo", "task.rewards.tolerance=2") == [
+        "task.rewards: There is no such argument with task: dpo; it belongs to task: ppo, grpo, rloo."
+    ]
+    assert refused("task=grpo", "task.rewards.tolerance=2") == [
+        "task.rewards.tolerance: 2 is out of range: it must be at least 0 and below 1."
+    ]
+    assert refused("task=grpo", "task.rewards.colum=x") == [
+        "task.rewards.colum: There is no such argument. Did you mean task.rewards.column?"
+    ]
+    assert refused("task=grpo", "task.rewards=exact") == [
+        "task.rewards: 'exact' is not a group of arguments such as task.rewards.functions."
+    ]
+
+
+def test_the_command_repeats_what_stands_in_a_section_of_a_variant() -> None:
+    args: Any = text.parse({}, ["task=grpo", "task.rewards.functions=exact=1, format=0.5"], kind="train")
+    said = text.command(args)
+    assert "'task.rewards.functions={exact: 1.0, format: 0.5}'" in said
+    assert text.parse({}, shlex.split(said)[4:], kind="train") == args
+
+
 def test_an_unknown_method_suggests_the_nearest_and_nothing_else() -> None:
     assert refused("method=ful", "method.rank=4") == [
         "method.kind: `ful` is not one of lora, full, freeze, oft, ia3, prompt, prefix, expand, tuner. Did you mean full?"
@@ -189,9 +214,10 @@ def test_an_export_name_may_not_leave_its_folder() -> None:
 
 @pytest.mark.parametrize("spec", [spec for spec in walk(TrainArgs) if spec.auto], ids=lambda spec: spec.path)
 def test_auto_is_allowed_wherever_it_is_declared_and_limits_hold_beside_it(spec: Spec) -> None:
-    assert text.at(parsed(f"{spec.path}=auto").model_dump(), spec.path) == "auto"
+    chosen = [f"{spec.union}.kind={spec.variant}"] if spec.variant else []
+    assert text.at(parsed(*chosen, f"{spec.path}=auto").model_dump(), spec.path) == "auto"
     if spec.low is not None:
-        [said] = refused(f"{spec.path}={spec.low - 1}")
+        [said] = refused(*chosen, f"{spec.path}={spec.low - 1}")
         assert said.startswith(f"{spec.path}: ") and "out of range" in said
 
 
