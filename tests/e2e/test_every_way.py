@@ -28,9 +28,9 @@ from tests import tiny
 from tests.e2e.training import TINY, losses, train, weights
 
 TASKS = {kind(task): task for task in sections(Task)}
-WAYS = {name: [f"method={name}"] for name in map(kind, sections(Method)) if name != "tuner"}
-WAYS |= {name: ["method=tuner", f"method.tuner={name}"] for name in TUNERS}
-WAYS |= {f"lora on {form}": ["method=lora", f"model.quantisation={form}"] for form in ("int8", "nf4", "fp4")}
+WAYS = {name: [f"method.kind={name}"] for name in map(kind, sections(Method)) if name != "tuner"}
+WAYS |= {name: ["method.kind=tuner", f"method.tuner={name}"] for name in TUNERS}
+WAYS |= {f"lora on {form}": ["method.kind=lora", f"model.quantisation={form}"] for form in ("int8", "nf4", "fp4")}
 # What fits the matrices of the tiny model, which are 16 to 64 numbers wide.
 SMALL = {
     "lora": ["method.rank=4"], "freeze": ["method.layers=1"], "fourierft": ["method.own={n_frequency: 16}"],
@@ -65,7 +65,7 @@ def allowed(task: str, way: str) -> bool:
 
 
 def said(task: str, way: str) -> list[str]:
-    return [*COMMON, f"task={task}", *SAID.get(task, []), *WAYS[way], *SMALL.get(way.split()[0], [])]
+    return [*COMMON, f"task.kind={task}", *SAID.get(task, []), *WAYS[way], *SMALL.get(way.split()[0], [])]
 
 
 CELLS = [(task, way) for task in TASKS for way in WAYS if allowed(task, way)]
