@@ -17,10 +17,11 @@ from data.planning.widths import BYTES, INT8, NF4, NF4_DOUBLE, PROGRAM
 from engine.contract.args import TrainArgs
 from engine.contract.methods import Expand
 
-# What the allocator cannot use of what it was given back, as a share of what comes and goes in a step. glibc keeps
-# freed blocks below 32 MB (measured: MEASUREMENTS.md); torch's allocator on a GPU rounds up and splits.
-RESERVE = {"cpu": 0.25}
-RESERVED = 0.08
+# What allocators and kernels keep besides: bytes in any case, and a share of what comes and goes in a step. On a
+# processor glibc holds on to freed blocks and oneDNN to weights as its kernels want them (tests/bench/MEASUREMENTS.md
+# says what was measured); torch's allocator on a GPU rounds up and splits, which was not.
+RESERVE = {"cpu": (200_000_000, 0.25)}
+RESERVED = (0, 0.08)
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ def memory(subject: Subject, args: TrainArgs, *, longest: int, device: str = "cp
     gathered = 2 * subject.layer * BYTES[args.model.dtype] if all_divided and processes > 1 else 0
     shared = Step.of(subject, args, longest)
     dynamic = shared.activations + shared.logits + shared.answers + gathered
+    always, share = RESERVE.get(device, RESERVED)
     parts = {
         "weights": weights + gathered,
         # Trained weights are held in fp32; 16-bit arithmetic keeps a 16-bit copy of them through the step.
@@ -72,7 +74,7 @@ def memory(subject: Subject, args: TrainArgs, *, longest: int, device: str = "cp
         "activations": shared.activations,
         "logits": shared.logits,
         "answers": shared.answers,
-        "reserve": math.ceil(dynamic * RESERVE.get(device, RESERVED)),
+        "reserve": math.ceil(always + share * dynamic),
         "program": PROGRAM,
     }
     return Memory(parts, host + shared.host)
