@@ -25,12 +25,12 @@ from data.outcome import Report
 from data.prepare import UNTRAINED, prepare, reported
 from data.render import ChatTemplate
 from data.tokens import TextTokenizer
-from engine.contract.errors import DataError
 from engine.report import Stop
 from engine.seen import SeenExamples
 from engine.turn import ends
 from engine.vision import Shown, Sight, expand
 
+GIVEN = 64  # tokens of a text that it is asked by, and as many that are compared with how the model goes on
 TOKENS_AT_ONCE = 4096  # of one forward for the loss: bounds the logits, which are the vocabulary wide
 
 
@@ -67,12 +67,30 @@ def items_of(
 ) -> list[Item | None]:
     """The rows for the model in `folder`, in their order; None for one whose answers all lie behind `max_length`.
 
-    sight: what that model sees with, if it does. Raises DataError for rows without an answer to judge.
+    Of a text the first `max_length` tokens are judged. sight: what that model sees with, if it does. Raises DataError
+    for rows without an answer to judge.
     """
-    if plain := [row for row in rows if row.kind == "text"]:
-        raise DataError(
-            "a text holds no answer to judge.", "Choose conversations.", file=plain[0].file, row=plain[0].number
-        )
+    tokenizer = TextTokenizer.of(folder)
+    items = iter(_conversations([row for row in rows if row.kind != "text"], folder, template, max_length, sight))
+    return [_text(row, tokenizer, max_length) if row.kind == "text" else next(items) for row in rows]
+
+
+def _text(row: Row, tokenizer: TextTokenizer, max_length: int) -> Item | None:
+    """A text to go on with: it is asked from its beginning, and the answer is how it goes on."""
+    end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+    ids = [*tokenizer.begins, *tokenizer.encode(row.text or "").ids, *end][:max_length]
+    if len(ids) < 2:
+        return None
+    half = min(len(ids) // 2, GIVEN)
+    given, rest = (tokenizer.decode(part, skip_special=True) for part in (ids[:half], ids[half : half + GIVEN]))
+    return Item(row.number, row.file, given, rest.strip(), ids, [UNTRAINED, *ids[1:]], ids[:half])
+
+
+def _conversations(
+    rows: Sequence[Row], folder: Path, template: str | None, max_length: int, sight: Sight | None
+) -> list[Item | None]:
+    if not rows:
+        return []
     chat, tokenizer = ChatTemplate.of(folder, template), TextTokenizer.of(folder)
     options: dict[str, Any] = {"max_length": max_length}
     maker = SeenExamples(chat, tokenizer, sight=sight, **options) if sight else None
@@ -138,7 +156,7 @@ class Judge:
         self.stop = stop
         inner = model.get_base_model() if hasattr(model, "peft_config") else model
         self.sparse = "logits_to_keep" in inspect.signature(inner.forward).parameters
-        self.ends = ends(inner, ChatTemplate.of(folder, template), self.tokenizer)
+        self.ends = ends(inner, ChatTemplate.if_any(folder, template), self.tokenizer)
         named = (self.tokenizer.pad_id, self.tokenizer.eos_id, 0)
         self.pad = next(id for id in named if id is not None)
         self.context = getattr(inner.config.get_text_config(), "max_position_embeddings", None)

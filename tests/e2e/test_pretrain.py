@@ -15,7 +15,7 @@ from data import registry
 from data.preflight import problems
 from data.render import NoTemplate
 from data.sizes import resized
-from engine.contract import text
+from engine.contract import rundir, text
 from engine.contract.errors import ArgsError, DataError
 from tests.e2e.training import TINY, events, losses, train, weights
 
@@ -217,3 +217,20 @@ def test_pretraining_from_scratch_goes_below_the_unigram_entropy(workspace: Path
     unigram = -sum(many * math.log((counts[id] + 1) / total) for id, many in mixed.items()) / tokens
     print(f"unigram entropy {unigram:.3f}, held-out loss {losses(run, 'eval/loss')[-1]:.3f} nats a token")
     assert losses(run, "eval/loss")[0] > unigram > losses(run, "eval/loss")[-1] + 0.2
+
+
+def test_held_out_text_judges_the_result_against_its_start(texts: Path) -> None:
+    from engine import evaluate
+    from engine.contract.args import EvaluateArgs
+    from engine.report import Report, Stop
+
+    run = train(texts, *SCRATCH, "data.split=60/40/0", "task.boundaries=alone", "data.max_length=128",
+                "optim.learning_rate=1e-2")  # fmt: skip
+    args = EvaluateArgs(tuned=run.id, max_tokens=4, resamples=100, dtype="fp32", device="cpu")
+    judged = rundir.make(texts, "evaluate", text.dump(args))
+    evaluate.run(args, judged, Report(judged), Stop())
+    rows = [json.loads(line) for line in (judged.results_path / "rows.jsonl").read_text().splitlines()]
+    means = [sum(row[name]["nll"] for row in rows) / sum(row[name]["tokens"] for row in rows)
+             for name in ("base", "tuned")]  # fmt: skip
+    held = losses(run, "eval/loss")
+    assert means == pytest.approx([held[0], held[-1]], abs=1e-4)
