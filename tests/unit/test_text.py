@@ -104,7 +104,8 @@ def test_the_command_repeats_what_stands_in_a_section_of_a_variant() -> None:
 
 def test_an_unknown_method_suggests_the_nearest_and_nothing_else() -> None:
     assert refused("method=ful", "method.rank=4") == [
-        "method.kind: `ful` is not one of lora, full, freeze, oft, ia3, prompt, prefix, expand, tuner. Did you mean full?"
+        "method.kind: `ful` is not one of lora, full, freeze, oft, ia3, prompt, prefix, expand, tuner. "
+        "Did you mean full?"
     ]
 
 
