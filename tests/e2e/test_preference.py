@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from shutil import copyfile
 from typing import Any
 
 import pytest
@@ -141,3 +142,23 @@ def test_a_loss_without_label_smoothing_refuses_it(workspace: Path) -> None:
 def test_a_divergence_is_refused_for_losses_that_judge_each_answer_alone(workspace: Path) -> None:
     with pytest.raises(ArgsError, match=r"The loss nca_pair \(task.loss\) judges each answer alone"):
         trainer(workspace, "dpo", ROWS, "task.loss=nca_pair", "task.divergence=js")
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("kind", ["dpo", "reward"])
+def test_what_is_learnt_holds_for_pairs_that_were_held_out(workspace: Path, shared: Path, kind: str) -> None:
+    """A model of random weights that reads bytes learns enough from 200 real pairs to beat a coin on others."""
+    from tests import tiny
+
+    tiny.model_folder(workspace / "models" / "small", hidden=64)
+    copyfile(shared / "preference" / "dpo_en_demo.json", workspace / "datasets" / "real.json")
+    run = train(
+        workspace, f"task={kind}", "model=small", "data=real.json", "method=full", "optim.learning_rate=3e-4",
+        "data.max_length=224", "data.cut=prompt", "data.split=rest/100/0", "steps.batch_size=8", "steps.accumulation=1",
+        "steps.max_steps=50", "record.evaluate_every=25", "record.save_every=1000",
+    )  # fmt: skip
+    pairs = next(event["facts"]["rows"] for event in events(run, "note") if event["facts"].get("which") == "held out")
+    by_chance = 0.5 + 1.645 * (0.25 / pairs) ** 0.5  # a coin does better one time in twenty
+    assert losses(run, "eval/preferred")[-1] > by_chance
+    assert losses(run, "eval/preferred")[-1] > losses(run, "eval/preferred")[0]
+    assert losses(run, "eval/loss")[-1] < losses(run, "eval/loss")[0] - 0.02
