@@ -53,6 +53,9 @@ def made(model: nn.Module, args: TrainArgs, config: Any) -> Optimizer:
         return kind(keywords.pop("optimizer_dict"), **keywords)
     if name.startswith(LOW_RANK):
         parts = _projected(parts, keywords.pop("params")[1])
+        _trust_projectors(name)
+    if name == "stable_adamw" and next(model.parameters()).device.type == "cpu":
+        keywords["triton"] = False
     optimiser = kind(parts, **{**keywords, **given})
     if keywords.get("optim_bits") == 8:
         _wide_embeddings(model)
@@ -123,8 +126,17 @@ def _projected(parts: list[dict[str, Any]], wanted: dict[str, Any]) -> list[dict
     return split
 
 
+def _trust_projectors(name: str) -> None:
+    """Their state holds objects, which torch reads back from a checkpoint only when it is told that it may."""
+    if name.startswith("galore"):
+        from galore_torch.galore_projector import GaLoreProjector as Projector
+    else:
+        from apollo_torch.random_projector import GradientProjector as Projector
+    torch.serialization.add_safe_globals([Projector])
+
+
 def _muon(model: nn.Module, parts: list[dict[str, Any]], betas: Any, given: dict[str, Any], config: Any) -> Optimizer:
-    """Muon for matrices, AdamW for the rest; their steps are of the same size (Liu et al., 2025), so the rate is one."""
+    """Muon for matrices, AdamW for the rest; their steps are of the same size (Liu et al., 2025)."""
     ends = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     ends |= {id(head.weight)} if head is not None else set()

@@ -84,7 +84,7 @@ class Optim(Section):
         "adamw_torch_npu_fused", "adamw_anyprecision", "adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit",
         "paged_adamw_32bit", "stable_adamw", "grokadamw", "ademamix", "ademamix_8bit", "paged_ademamix_32bit",
         "paged_ademamix_8bit", "adafactor", "muon", "adam_mini", "badam", "galore_adamw", "galore_adamw_8bit",
-        "galore_adafactor", "galore_adamw_layerwise", "galore_adamw_8bit_layerwise", "galore_adafactor_layerwise",
+        "galore_adafactor", "galore_adamw_layerwise", "galore_adamw_8bit_layerwise",
         "apollo_adamw", "apollo_adamw_layerwise", "lomo", "adalomo", "schedule_free_adamw", "schedule_free_radam",
         "schedule_free_sgd", "lion_32bit", "lion_8bit", "paged_lion_32bit", "paged_lion_8bit", "sgd", "adagrad",
         "rmsprop", "rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit",

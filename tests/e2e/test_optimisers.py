@@ -18,8 +18,9 @@ from engine.contract.solvers import BY_MEASURE, SCHEDULES, SOLVERS
 from engine.solvers import AdamMini, BlockAdamW
 from tests.e2e.training import losses, train, weights
 
+SLOW_TO_START = {"schedule_free_radam": 8}  # steps, while it knows too little of the gradients' sizes
 ELSEWHERE = {"adamw_torch_xla", "adamw_torch_npu_fused", "adamw_anyprecision"}  # devices and packages of other machines
-HERE = [name for name in SOLVERS if name not in ELSEWHERE]
+HERE = [name for name, solver in SOLVERS.items() if name not in ELSEWHERE and solver.device in ("", "cpu")]
 
 
 def needs(name: str) -> None:
@@ -33,39 +34,85 @@ def moved(run: Any, workspace: Path) -> set[str]:
     return {name for name in before if not torch.equal(before[name], after[name].float())}
 
 
+def small_words(name: str) -> list[str]:
+    """What a tiny model and few steps need with this optimiser."""
+    if name.startswith(("galore", "apollo")):
+        return ["optim.own={rank: 4, update_proj_gap: 100}"]
+    if name.startswith("schedule_free"):
+        return ["optim.schedule=constant"]
+    return ["optim.own={switch_every: 1}"] if name == "badam" else []
+
+
+@pytest.mark.parametrize("name", [name for name in HERE if name != "lomo"])  # whose backward pass is accelerate's
+def test_every_optimiser_lowers_a_loss(tiny: Any, name: str) -> None:
+    from transformers import TrainingArguments
+
+    needs(name)
+    model = tiny()
+    words = ["method=full", f"optim.optimiser={name}", "steps.accumulation=1", *small_words(name)]
+    args = text.parse({}, words, kind="train")
+    config = TrainingArguments("unused", learning_rate=3e-3, use_cpu=True)
+    optimiser = optimisers.made(model, args, config)
+    if callable(getattr(optimiser, "train", None)):
+        optimiser.train()
+    ids = torch.arange(40)[None] % 30
+    found = []
+    for _ in range(12):
+        loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        found.append(loss.item())
+    assert found[-1] < found[0] - 1e-4
+
+
+@pytest.fixture
+def tiny() -> Any:
+    """A function that makes a language model of two small layers, the same each time."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    def make() -> Any:
+        torch.manual_seed(0)
+        return LlamaForCausalLM(LlamaConfig(
+            vocab_size=30, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, tie_word_embeddings=True,
+        ))  # fmt: skip
+
+    return make
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HERE)
 def test_every_optimiser_trains_two_steps_and_moves_the_weights(workspace: Path, name: str) -> None:
     needs(name)
-    small = ["optim.own={rank: 4, update_proj_gap: 1}"] if name.startswith(("galore", "apollo")) else []
-    if name == "badam":
-        small = ["optim.own={switch_every: 1}"]
-    flat = ["optim.schedule=constant"] if name.startswith("schedule_free") else []
     run = train(
-        workspace, "method=full", f"optim.optimiser={name}", "steps.max_steps=3", "steps.accumulation=1",
-        "optim.warmup=0", *small, *flat,
+        workspace, "method=full", f"optim.optimiser={name}", f"steps.max_steps={SLOW_TO_START.get(name, 3)}",
+        "steps.accumulation=1",
+        "optim.warmup=0", *small_words(name),
     )  # fmt: skip
     assert all(map(math.isfinite, losses(run)))
     found = moved(run, workspace)
     assert len(found) >= (6 if name == "badam" else 15), found
 
 
-@pytest.mark.parametrize("name", ["adamw_8bit", "muon", "adafactor", "ademamix", "lion_32bit", "schedule_free_adamw"])
+@pytest.mark.parametrize("name", ["adamw_8bit", "muon", "schedule_free_adamw"])
 def test_adapters_are_trained_by_it_too(workspace: Path, name: str) -> None:
     needs(name)
-    flat = ["optim.schedule=constant"] if name.startswith("schedule_free") else []
-    run = train(workspace, "method.rank=4", f"optim.optimiser={name}", "steps.max_steps=2", "optim.warmup=0", *flat)
+    run = train(workspace, "method.rank=4", f"optim.optimiser={name}", "steps.max_steps=2", "optim.warmup=0",
+                *small_words(name))  # fmt: skip
     changed = weights(run.model_path)
     assert all(bool(tensor.any()) for name, tensor in changed.items() if "lora_B" in name)
 
 
-@pytest.mark.parametrize("name", ["adamw_torch", "muon", "adam_mini", "badam", "adafactor", "stable_adamw",
-                                  "schedule_free_adamw", "galore_adamw", "apollo_adamw"])  # fmt: skip
+@pytest.mark.parametrize("name", ["muon", "badam", *(
+    pytest.param(name, marks=pytest.mark.slow)
+    for name in ("adamw_torch", "adam_mini", "adafactor", "stable_adamw", "schedule_free_adamw", "galore_adamw",
+                 "apollo_adamw", "adamw_8bit")
+)])  # fmt: skip
 def test_a_resumed_run_ends_as_an_uninterrupted_one(workspace: Path, name: str) -> None:
     needs(name)
     common = ["method=full", f"optim.optimiser={name}", "record.save_every=2", "steps.accumulation=1", "optim.warmup=0"]
-    common += ["optim.schedule=constant"] if name.startswith("schedule_free") else []
-    common += ["optim.own={switch_every: 1}"] if name == "badam" else []
-    common += ["optim.own={rank: 4, update_proj_gap: 100}"] if name.startswith(("galore", "apollo")) else []
+    common += small_words(name)
     whole = train(workspace, *common)
     resumed = train(workspace, *common, f"resume.run={whole.id}", "resume.checkpoint=step-2")
     assert losses(resumed) == losses(whole)[2:]
@@ -73,7 +120,10 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(workspace: Path, name: str) 
         assert torch.equal(tensor, weights(resumed.model_path)[key]), key
 
 
-@pytest.mark.parametrize("name", list(SCHEDULES))
+@pytest.mark.parametrize("name", ["reduce_lr_on_plateau", "warmup_stable_decay", *(
+    pytest.param(name, marks=pytest.mark.slow)
+    for name in SCHEDULES if name not in ("reduce_lr_on_plateau", "warmup_stable_decay")
+)])  # fmt: skip
 def test_every_schedule_gives_rates_up_to_its_peak(workspace: Path, name: str) -> None:
     held = ["data.split=80/20/0", "record.evaluate_every=1"] if name in BY_MEASURE else []
     run = train(workspace, "method.rank=4", f"optim.schedule={name}", "optim.warmup=1", "steps.accumulation=1", *held)
@@ -207,5 +257,7 @@ def test_every_name_of_the_library_is_offered() -> None:
     from transformers.trainer_utils import SchedulerType
     from transformers.training_args import OptimizerNames
 
-    assert {one.value for one in OptimizerNames} == set(SOLVERS) - {"muon", "adam_mini", "badam"}
+    # This one cannot be made: transformers gives it a rate and leaves its relative steps on, which it refuses.
+    offered = {one.value for one in OptimizerNames} - {"galore_adafactor_layerwise"}
+    assert offered == set(SOLVERS) - {"muon", "adam_mini", "badam"}
     assert {one.value for one in SchedulerType} == set(SCHEDULES)

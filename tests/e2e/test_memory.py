@@ -1,0 +1,184 @@
+"""What makes training lean changes no number: each against the plain computation that it stands for, gradients too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from engine import apart, causal, likelihood, lowrank
+from engine.contract import text
+from engine.contract.errors import ArgsError
+from engine.rows import Collate
+from tests.e2e.training import events, losses, train, weights
+
+ROWS = [
+    {"input_ids": list(range(3, 3 + length)), "labels": [-100] * 2 + list(range(5, 3 + length))}
+    for length in (9, 4, 13)
+]
+
+
+def tiny(**more: Any) -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    return LlamaForCausalLM(LlamaConfig(
+        vocab_size=50, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, tie_word_embeddings=True, **more,
+    ))  # fmt: skip
+
+
+def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
+    found = {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}
+    model.zero_grad()
+    return found
+
+
+@pytest.mark.parametrize("at_once", [2**24, 50 * 3])
+@pytest.mark.parametrize("bias", [False, True])
+def test_loss_in_chunks_and_its_gradients_equal_the_plain_loss(
+    monkeypatch: pytest.MonkeyPatch, at_once: int, bias: bool
+) -> None:
+    monkeypatch.setattr(likelihood, "LOGITS", at_once)
+    torch.manual_seed(0)
+    head, states = nn.Linear(16, 50, bias=bias), torch.randn(11, 16, requires_grad=True)
+    labels, given = torch.randint(50, (11,)), torch.rand(11)
+
+    def made(loss: torch.Tensor) -> list[torch.Tensor]:
+        loss.backward()
+        found = [loss.detach(), states.grad.clone(), *gradients(head).values()]  # type: ignore[union-attr]
+        states.grad = None
+        return found
+
+    logits = head(states)
+    plain = made((functional.cross_entropy(logits, labels, reduction="none") * given).sum() / 7)
+    loss, right = likelihood.summed(states, head, labels, given)
+    for ours, theirs in zip(made(loss / 7), plain, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-6)
+    assert right == (logits.argmax(-1) == labels).sum()
+
+
+def test_chunks_are_not_taken_where_the_model_changes_its_logits() -> None:
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    soft = Gemma2ForCausalLM(Gemma2Config(
+        vocab_size=50, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, final_logit_softcapping=0.5,
+    ))  # fmt: skip
+    assert likelihood.chunks(tiny()) == "" and "after the output layer" in likelihood.chunks(soft)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.5])
+def test_lora_in_one_step_equals_pefts(rate: float) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    models = []
+    for _ in range(2):
+        model = get_peft_model(tiny(), LoraConfig(r=4, lora_alpha=6, target_modules="all-linear", lora_dropout=rate))
+        torch.manual_seed(1)
+        for name, one in model.named_parameters():
+            if "lora_B" in name:
+                nn.init.normal_(one, std=0.1)
+        models.append(model.train())
+    assert lowrank.fuse(models[0]) == 14
+    ids, found = torch.arange(3, 12)[None], []
+    for model in models:
+        torch.manual_seed(2)
+        logits = model(input_ids=ids).logits
+        logits.square().mean().backward()
+        found.append((logits.detach(), gradients(model)))
+    assert torch.allclose(found[0][0], found[1][0], atol=1e-5)
+    assert found[0][1].keys() == found[1][1].keys()
+    for name, grad in found[1][1].items():
+        assert torch.allclose(found[0][1][name], grad, atol=1e-6), name
+    with models[0].disable_adapter(), models[1].disable_adapter():
+        assert torch.equal(models[0](input_ids=ids).logits, models[1](input_ids=ids).logits)
+    merged = models[0].merge_and_unload().eval()(input_ids=ids).logits
+    assert torch.allclose(merged, models[1].merge_and_unload().eval()(input_ids=ids).logits, atol=1e-6)
+
+
+@pytest.mark.parametrize("length", [1, 64, 65, 200])
+@pytest.mark.parametrize("groups", [1, 3])
+def test_own_backward_of_attention_equals_the_plain_one(length: int, groups: int) -> None:
+    torch.manual_seed(0)
+    given = [torch.randn(1, heads, length, 16, requires_grad=True) for heads in (3, groups, groups)]
+    upstream = torch.randn(1, 3, length, 16)
+
+    def made(output: torch.Tensor) -> list[torch.Tensor]:
+        output.backward(upstream)
+        found = [output.detach(), *(one.grad.clone() for one in given)]  # type: ignore[union-attr]
+        for one in given:
+            one.grad = None
+        return found
+
+    q, k, v = given
+    wide = [one.repeat_interleave(3 // groups, 1) for one in (k, v)]
+    scores = (q @ wide[0].transpose(2, 3)) * 0.3 + torch.full((length, length), float("-inf")).triu(1)
+    plain = made(scores.softmax(-1) @ wide[1])
+    for ours, theirs in zip(made(causal.Causal.apply(q, k, v, 0.3)), plain, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("more", [{}, {"sliding": 5}])
+def test_rows_side_by_side_give_the_loss_and_gradients_of_padded_rows(more: dict[str, int]) -> None:
+    from transformers import MistralConfig, MistralForCausalLM
+
+    def make() -> Any:
+        if not more:
+            return tiny()
+        torch.manual_seed(0)
+        return MistralForCausalLM(MistralConfig(
+            vocab_size=50, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, sliding_window=more["sliding"],
+        ))  # fmt: skip
+
+    found = []
+    for together in (False, True):
+        model = make()
+        if together:
+            assert apart.settled(model) == ""
+        batch = (apart.Collate(0, apart.unmasked(model)) if together else Collate(0))([dict(row) for row in ROWS])
+        labels = batch.pop("labels")
+        logits = model(**batch, use_cache=False).logits
+        loss = functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
+        loss.backward()
+        found.append((loss.item(), gradients(model)))
+    assert found[0][0] == pytest.approx(found[1][0], abs=1e-6)
+    for name, grad in found[0][1].items():
+        assert torch.allclose(found[1][1][name], grad, atol=1e-5), name
+
+
+def test_rows_are_padded_where_a_model_would_mix_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import MambaConfig, MambaForCausalLM
+
+    model = MambaForCausalLM(MambaConfig(vocab_size=50, hidden_size=32, num_hidden_layers=1, state_size=4))
+    assert apart.settled(model)
+    assert (
+        apart.settled(tiny(attn_implementation="eager")) == "eager attention would compute a mask of all tokens by all"
+    )
+
+
+def test_a_lean_run_ends_as_a_plain_one(workspace: Path) -> None:
+    plain = train(workspace, "method.rank=4", "compute.padding_free=false", "compute.loss=plain")
+    ours = train(workspace, "method.rank=4", "compute.padding_free=true", "compute.loss=chunked")
+    assert losses(ours) == pytest.approx(losses(plain), abs=1e-5)
+    for name, tensor in weights(plain.model_path).items():
+        assert torch.allclose(weights(ours.model_path)[name], tensor, atol=1e-5), name
+
+
+def test_what_is_demanded_and_cannot_be_done_is_refused_and_else_said(workspace: Path) -> None:
+    with pytest.raises(ArgsError, match="compute.padding_free"):
+        train(workspace, "method=prompt", "compute.padding_free=true", "steps.max_steps=1")
+    run = train(workspace, "method=prompt", "steps.max_steps=1")
+    assert any("padded" in event["text"] for event in events(run, "note"))
+
+
+def test_liger_is_refused_on_a_processor() -> None:
+    from engine.contract.rules import Here, unmet
+
+    args = text.parse({}, ["compute.loss=liger"], kind="train")
+    assert any("liger" in problem.text for problem in unmet(args, Here("cpu")))
