@@ -119,7 +119,7 @@ class Preparation:
         facts = kept.report
         many = "1 row" if facts.rows_used == 1 else f"{facts.rows_used:,} rows"
         self.report.note(
-            f"{many} {which}: {facts.tokens:,} tokens, {facts.trained_tokens:,} of them trained, "
+            f"{many} {which}: {facts.tokens:,} tokens, {self._learnt(facts)}, "
             f"the longest row {facts.longest:,}{'' if kept.made else '; found as they were prepared before'}.",
             rows=facts.rows_used, tokens=facts.tokens, trained_tokens=facts.trained_tokens, which=which,
             made=kept.made,
@@ -127,6 +127,9 @@ class Preparation:
         for sentence in facts.warnings:
             self.report.warn(f"{which}: {sentence}")
         return kept
+
+    def _learnt(self, facts: Outcome) -> str:
+        return "none of them answers" if self.args.task.generates else f"{facts.trained_tokens:,} of them trained"
 
     def write_down(self, train: Kept) -> None:
         """The rows that are held out and those for a test, as files of the run; kept beside the tokens of the others,

@@ -68,6 +68,7 @@ class Grouped(Recording):
     """Mixin before a TRL trainer of groups; call `record` before `train`."""
 
     BEST = ("eval/reward", "max")
+    TOLD = "reward"
     NAMES = {
         "loss": "loss",
         "learning_rate": "learning_rate",
