@@ -8,6 +8,8 @@ WORKSPACE ?= workspace
 # Installed with the dependencies, for a device that pip's own choice does not suit: TORCH=torch==2.9.1+rocm6.4
 TORCH ?=
 RUN := $(VENV)/bin/python
+# How many files of tests run at once: one a core, up to four; a file's own tests stay together, as they share models.
+SPREAD ?= --numprocesses auto --maxprocesses 4 --dist loadfile
 DEMO := SmolLM2-135M-Instruct
 
 .PHONY: board test test-all test-shared demo bench check docs model setup setup-test clean help
@@ -23,10 +25,10 @@ demo: $(VENV)/.ready model  ## the whole path without a browser: train, ask, mer
 
 test: $(VENV)/.ready-test model  ## every test, the browser's included
 	@$(RUN) -m tests.browser
-	TUNEBOARD_DEMO_MODEL=$(abspath $(WORKSPACE))/models/$(DEMO) $(RUN) -m pytest -m "not slow and not shared"
+	TUNEBOARD_DEMO_MODEL=$(abspath $(WORKSPACE))/models/$(DEMO) $(RUN) -m pytest $(SPREAD) -m "not slow and not shared"
 
 test-all: $(VENV)/.ready-test model  ## the long ones too
-	TUNEBOARD_DEMO_MODEL=$(abspath $(WORKSPACE))/models/$(DEMO) $(RUN) -m pytest -m "not shared"
+	TUNEBOARD_DEMO_MODEL=$(abspath $(WORKSPACE))/models/$(DEMO) $(RUN) -m pytest $(SPREAD) -m "not shared"
 
 test-shared: $(VENV)/.ready-test  ## tests over the real data beside a development checkout
 	$(RUN) -m pytest -m shared
