@@ -14,6 +14,7 @@ import torch
 from engine.contract import judging, rundir, text
 from engine.contract.rundir import Run
 from engine.report import Report, Stop, Stopped
+from tests.e2e.test_embedded_model import folder  # noqa: F401 (a fixture)
 from tests.e2e.training import events, losses, train, weights
 
 VOWELS = ["task.rewards.functions=regex=1", "task.rewards.pattern=[aeiou]", "task.max_new_tokens=4", "task.group=4"]
@@ -266,6 +267,50 @@ def test_an_adapter_starts_from_no_kl_and_is_all_that_is_saved(workspace: Path) 
     assert losses(run, "train/kl")[0] == pytest.approx(0, abs=1e-6)
     assert all("lora_" in name for name in weights(run.model_path))
     assert not (run.model_path / "ref").exists()
+
+
+def test_a_reward_model_scores_whole_talks(workspace: Path) -> None:
+    pairs = [{"prompt": f"What is {n}?", "chosen": "yes " * (1 + n % 3), "rejected": "no"} for n in range(8)]
+    (workspace / "datasets" / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    judge = train(workspace, "task=reward", "data=pairs.jsonl", *LORA, "steps.max_steps=2")
+    said = ["task.rewards.functions=length=0.5", f"task.rewards.model={judge.id}", "task.rewards.model_weight=2"]
+    run = train(workspace, "task=grpo", *SMALL, *LORA, *said, "steps.max_steps=2")
+    total, length, model = (losses(run, f"train/{name}") for name in ("reward", "reward/length", "reward/model"))
+    assert total == pytest.approx([0.5 * one + 2 * other for one, other in zip(length, model, strict=True)], abs=1e-5)
+    assert len(set(model)) > 1
+
+
+def test_a_run_ends_early_when_the_held_out_reward_rises_no_more(workspace: Path) -> None:
+    said = ["data.split=80/20/0", "record.evaluate_every=1", "record.patience=2", "record.keep_best=true"]
+    never = ["task.rewards.functions=regex", "task.rewards.pattern=never at all"]
+    run = train(workspace, "task=grpo", *SMALL, *said, *never, "steps.max_steps=9", "record.save_every=1")
+    [result] = events(run, "result")
+    assert result["facts"]["ended_early"] and result["facts"]["steps"] == 3
+    assert result["sentence"].startswith("Training reward went from 0.000 to 0.000 in 3 steps")
+
+
+@pytest.mark.slow
+def test_the_embedded_model_learns_to_answer_briefly(folder: Path, tmp_path: Path) -> None:
+    """Within minutes on two cores: the reward rises clearly, and the model stays what it was."""
+    for name in ("datasets", "models"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "models" / "embedded").symlink_to(folder)
+    asked = ["a cat", "the sea", "bread", "a train", "winter", "a book", "the moon", "tea"]
+    rows = [json.dumps({"prompt": f"Tell me about {thing}."}) for thing in asked]
+    (tmp_path / "datasets" / "things.jsonl").write_text("\n".join(rows))
+    rule = ["task.rewards.functions=length", "task.rewards.length=12", "task.rewards.length_is=target"]
+    sizes = [
+        "task.max_new_tokens=40",
+        "task.group=8",
+        "steps.batch_size=16",
+        "steps.accumulation=2",
+        "steps.max_steps=40",
+    ]
+    more = ["model=embedded", "data=things.jsonl", "model.dtype=auto", "optim.learning_rate=3e-4"]
+    run = train(tmp_path, "task=grpo", *more, *rule, *sizes, "method=lora", "data.max_length=256")
+    reward, kl = losses(run, "train/reward"), losses(run, "train/kl")
+    assert sum(reward[-5:]) / 5 > sum(reward[:5]) / 5 + 0.2
+    assert max(kl) < 5
 
 
 def test_few_questions_are_asked_more_than_once(workspace: Path) -> None:
