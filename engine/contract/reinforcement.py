@@ -23,6 +23,7 @@ class Ppo(Learning):
     gentle: ClassVar[bool] = True
     head: ClassVar[str] = "value"
     step_rows: ClassVar[int] = 32
+    decides: ClassVar[tuple[str, ...]] = ("max_new_tokens", "rewards")
     kind: Literal["ppo"] = "ppo"
 
     rewards: Rewards = Rewards()
