@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+import re
 from typing import Any
 
 import pytest
@@ -85,12 +86,14 @@ def test_every_task_has_a_recipe_and_every_method_its_function() -> None:
     assert (Sft().kind, Lora().kind) == ("sft", "lora")
 
 
-def test_every_loss_of_dpo_exists_upstream() -> None:
+def test_every_loss_of_dpo_that_the_library_has_is_offered() -> None:
     import trl.trainer.dpo_trainer
 
-    known = inspect.getsource(trl.trainer.dpo_trainer.DPOTrainer._compute_loss)
-    losses = next(spec for spec in walk(TrainArgs) if spec.path == "task.loss").choices
-    assert all(f'loss_type == "{loss}"' in known for loss in [*losses, "sft"])
+    source = inspect.getsource(trl.trainer.dpo_trainer.DPOTrainer._compute_loss)
+    known = set(re.findall(r'loss_type == "(\w+)"', source))
+    offered = next(spec for spec in walk(TrainArgs) if (spec.path, spec.variant) == ("task.loss", "dpo")).choices
+    assert known - set(offered) == {"sft", "sigmoid_norm"}  # task.sft_weight, and sigmoid with task.per_token
+    assert set(offered) <= known
 
 
 def test_settings_are_those_of_the_chosen_variant_by_their_upstream_names() -> None:
