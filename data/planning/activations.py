@@ -78,7 +78,7 @@ def layer(shape: Shape, args: TrainArgs) -> Layer:
     inputs = (copies * hidden + shape.queries + inner) * width
     if not whole and not hasattr(args.method, "targets"):
         inputs = 0  # an adapter that stands beside the layers leaves these nothing to learn from
-    mix = 0 if whole or not mixed else shape.queries * width
+    mix = 0 if whole else shape.queries * width
     attention = (shape.queries + 2 * shape.values) * width + mix + 4 * shape.heads
     between = (2 if fused else 3 if shape.gated else 2) * inner * width
     rank = getattr(args.method, "rank", 0)

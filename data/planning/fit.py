@@ -17,7 +17,6 @@ from data.planning.plan import Plan
 from engine.contract import auto
 from engine.contract.args import TrainArgs
 from engine.contract.errors import ArgsError
-from engine.contract.machine import machine
 from engine.contract.rules import Here, unmet
 from engine.contract.text import at
 
@@ -151,7 +150,7 @@ def _loss(args: TrainArgs, plan: Plan) -> Iterator[tuple[str, Put]]:
 
 
 def _batch(args: TrainArgs, plan: Plan) -> Iterator[tuple[str, Put]]:
-    """Half the rows at once, twice the batches a step."""
+    """Fewer and fewer rows at once, as many a step as before."""
     rows, accumulation = args.steps.batch_size, auto.accumulation_of(args)
     a_step = rows * accumulation
     while rows > 1:
@@ -161,9 +160,10 @@ def _batch(args: TrainArgs, plan: Plan) -> Iterator[tuple[str, Put]]:
 
 
 def _offload(args: TrainArgs, plan: Plan) -> Iterator[tuple[str, Put]]:
-    if machine().device != "cpu":
-        for value in ("checkpoints", "activations", True):
-            yield "Keep checkpoints in main memory: some per cent slower.", {"compute.offload": value}
+    if getattr(args.compute, "offload", "none") == "none":
+        said = "Keep the checkpoints of activations in main memory: some per cent slower."
+        yield said, {"compute.offload": "checkpoints"}
+        yield "Keep activations in main memory: slower.", {"compute.offload": "activations"}
 
 
 def _optimiser(args: TrainArgs, plan: Plan) -> Iterator[tuple[str, Put]]:
