@@ -18,20 +18,18 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from data import files, forecast, models, registry, sets, weights
+from data import against, files, models, registry, sets, weights
 from data.mapping import Mapping
 from data.models import Card
 from data.render import ChatTemplate, names
 from data.sizes import resized
 from engine.contract import client, text
-from engine.contract.adapters import Lora
 from engine.contract.args import AnyArgs, DownloadArgs, EvaluateArgs, ExportArgs, MakeArgs, ServeArgs, TrainArgs
 from engine.contract.auto import Facts, resolved
 from engine.contract.errors import ArgsError, BoardError, Problem
 from engine.contract.fields import AUTO
 from engine.contract.imitation import Pretrain
 from engine.contract.machine import machine
-from engine.contract.methods import Freeze
 from engine.contract.rules import Here, unmet
 from engine.contract.rundir import ENDED, Run
 
@@ -81,6 +79,8 @@ def notes(args: AnyArgs, workspace: Path) -> list[str]:
     if not isinstance(args, TrainArgs):
         return []
     said = [str(wrong)] if (wrong := registry.mistakes(workspace)) else []
+    if isinstance(args.task, Pretrain) and (args.task.size or args.task.vocabulary):
+        said.append("Tokens, parameters and memory are counted for the model as it is, not for the one from scratch.")
     try:
         place = models.find(args.model.path, workspace, args.model.revision)
     except BoardError:
@@ -103,10 +103,10 @@ def grounded(args: Any, workspace: Path) -> Any:
         return said if named or not said or not path.exists() else os.path.abspath(path)
 
     content = args.model_dump()
-    for place in (content, *map(content.get, ("model", "data", "task"))):
+    for place in (content, *map(content.get, ("model", "data", "task")), text.at(content, "task.rewards")):
         if not isinstance(place, dict):
             continue  # of another kind of run, where the word stands for something else
-        for name in {"path", "train", "validation", "data", "tuned", "base", "models", "general"} & set(place):
+        for name in {"path", "train", "validation", "data", "tuned", "base", "models", "general", "model"} & set(place):
             if isinstance(value := place[name], (str, list)):
                 place[name] = whole(value) if isinstance(value, str) else [whole(word) for word in value]
     return type(args).model_validate(content)
@@ -157,6 +157,12 @@ def _train(args: TrainArgs, workspace: Path, allowed: Sequence[Path], rows: bool
     if both := sorted(name for name, one in measured.items() if any(_same(one, other) for other in trained.values())):
         said = f"{', '.join(both)} is trained on too (data.train), so it cannot show what was learnt."
         yield Problem("data.validation", f"{said} Leave it empty to hold out a share of the rows.")
+    for path in ("task.reference_model", "task.rewards.model"):
+        if ref := text.at(args.model_dump(), path):
+            try:
+                weights.find(ref, workspace)
+            except BoardError as problem:
+                yield _problem(path, problem)
     if start := getattr(args.method, "start_from", ""):
         try:
             weights.adapter(start, args.model.path, workspace)
@@ -185,16 +191,11 @@ def _against(card: Card, args: TrainArgs) -> Iterator[Problem]:
             resized(card.config, args.task.size)
         except ArgsError as problem:
             yield from problem.problems
+    context -= getattr(args.method, "tokens", 0) if context else 0  # a learnt prompt takes its part
     if 0 < context < args.data.max_length:
         yield Problem("data.max_length", f"{args.data.max_length} is more than the model's context of {context}.")
     yield from _held(card, args)
-    if isinstance(args.method, Lora):
-        unknown, has = forecast.unknown_targets(card.shapes, args.method.targets)
-        if unknown:
-            said = f"The model has no layer called {', '.join(unknown)}. It has {', '.join(has)}."
-            yield Problem("method.targets", said)
-    if isinstance(args.method, Freeze) and args.method.layers > (layers := forecast.layer_count(card.shapes)):
-        yield Problem("method.layers", f"{args.method.layers} is more than the {layers} layers of this model.")
+    yield from against.problems(card, args.method)
 
 
 def _held(card: Card, args: TrainArgs) -> Iterator[Problem]:

@@ -73,6 +73,9 @@ def tuner(model: Any, args: TrainArgs, start: Start) -> Any:
 
 def virtual(model: Any, args: TrainArgs, start: Start) -> Any:
     """Prompt and prefix tuning."""
+    if parts.sees(model):
+        said = f"{args.method.title} is for models that read text alone. Choose lora."
+        raise ArgsError([Problem("method.kind", said)])
     made = hidden(_made(model, args, CONFIGS[args.method.kind], settings(args, "peft")))
     if isinstance(args.method, Prompt):
         weight = made.get_prompt_embedding_to_save("default")

@@ -5,10 +5,13 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+from hypothesis import assume
 from hypothesis import strategies as st
 
 from engine.contract.args import KINDS, AnyArgs
 from engine.contract.fields import AUTO, Spec, walk
+from engine.contract.solvers import BY_MEASURE, SCHEDULES
+from engine.contract.launching import Launch
 from engine.contract.text import checked
 
 # Rules that span fields are tested one by one; here their fields keep to values that suit every other.
@@ -28,7 +31,23 @@ BOUND = {
     "resume.checkpoint": st.just(""),
     "record.samples": st.just([]),
     "optim.warmup": st.floats(0, 1),
+    "optim.optimiser": st.sampled_from(["adamw_torch", "adafactor", "muon", "lion_8bit", "ademamix", "sgd"]),
+    "optim.own": st.just({}),
+    "optim.schedule": st.sampled_from([name for name in SCHEDULES if name not in BY_MEASURE]),
+    "optim.schedule_own": st.just({}),
+    "optim.min_learning_rate": st.just(0.0),
     "method.dropout": st.just(0.0),
+    "method.init": st.just("default"),
+    "method.start_from": st.just(""),
+    "method.on_top": st.just(False),
+    "method.replicate": st.lists(st.sampled_from(["0-1", "0-15", "8-23"]), max_size=2),
+    "method.layers": st.integers(1, 100),
+    "method.feedforward": st.just([AUTO]),
+    "method.own": st.just({}),
+    "optim.own": st.just({}),
+    "optim.schedule_own": st.just({}),
+    "model.quantisation": st.just("none"),
+    "compute.checkpointing": st.sampled_from([AUTO, False]),
     "data.packing": st.just(False),
     "task.label_smoothing": st.just(0.0),
     "task.boundaries": st.sampled_from(["joined", "alone"]),
@@ -38,11 +57,14 @@ BOUND = {
     "task.divergence": st.just("reverse_kl"),
     "vision.language": st.just(True),
     "vision.min_pixels": st.just(AUTO),
+    **{f"launch.{name}": st.just(value) for name, value in Launch().model_dump().items()},
     "endpoint.address": st.just(AUTO),
     "endpoint.key_variable": st.just("KEY"),
     "endpoint.budget": st.none(),
     "data.split": st.sampled_from(["100/0/0", "95/5/0", "80/10/10", "rest/20/0", "97.5/2.5/0"]),
 }
+# Tasks and methods that no value of any field brings together.
+APART = {("reward", "prompt"), ("reward", "prefix")}
 # What an args file and a command line can carry: no lone surrogates, and no NUL, which no program can be given.
 WORDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=30)
 LEAVES = st.one_of(WORDS, st.integers(), st.booleans(), st.none(), st.floats(allow_nan=False, allow_infinity=False))
@@ -82,6 +104,7 @@ def arguments(draw: st.DrawFn, kind: str = "") -> AnyArgs:
     kind = kind or draw(st.sampled_from(sorted(KINDS)))
     specs = walk(KINDS[kind])
     tags = {spec.path: draw(st.sampled_from(spec.choices)) for spec in specs if spec.path.endswith(".kind")}
+    assume((tags.get("task.kind"), tags.get("method.kind")) not in APART)
     free = [spec for spec in specs if spec.path not in tags and spec.variant in ("", tags.get(f"{spec.union}.kind"))]
     wanted = [spec for spec in free if spec.path in ("tuned", "task.boundaries")]
     chosen = draw(st.lists(st.sampled_from(free), max_size=8, unique_by=lambda spec: spec.path))

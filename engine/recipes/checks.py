@@ -40,6 +40,7 @@ def measured(args: TrainArgs, rows: Rows) -> None:
 
 def length(args: TrainArgs, model: Any) -> None:
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    context = context and context - getattr(args.method, "tokens", 0)  # a learnt prompt takes its part
     if context and args.data.max_length > context:
         raise ArgsError(
             [Problem("data.max_length", f"{args.data.max_length} is more than the model's context of {context}.")]

@@ -1,0 +1,86 @@
+"""What the shapes in a model's own files say against a method, before anything is loaded.
+
+The engine finds the same when it builds the model; here it is found in time. Knows no rows and no device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+from data import forecast, models
+from data.models import Card
+from engine.contract import own
+from engine.contract.adapters import Lora, Tuner
+from engine.contract.errors import Problem
+from engine.contract.fields import AUTO
+from engine.contract.methods import Expand, Freeze
+from engine.contract.tuners import TUNERS
+
+Misfit = Callable[[Mapping[str, Any], int, int], bool]
+# For each adapter whose size must suit its layers: the setting, when it does not (of size, out, in), and what does.
+SIZES: dict[str, tuple[str, Misfit, str]] = {
+    "boft": ("boft_block_size", lambda size, out, into: into % size["boft_block_size"] or size["boft_block_size"] % 2,
+             "an even divisor"),
+    "c3a": ("block_size", lambda size, out, into: out % size["block_size"] or into % size["block_size"], "a divisor"),
+    "fourierft": ("n_frequency", lambda size, out, into: size["n_frequency"] > out * into, "at most the product"),
+    "gralora": ("gralora_k", lambda size, out, into: any(side % size["gralora_k"] for side in (out, into, size["r"])),
+                "a divisor, of r too"),
+    "miss": ("r", lambda size, out, into: size["r"] > into, "at most the second"),
+    "psoft": ("r", lambda size, out, into: size["r"] > min(out, into), "at most the smaller"),
+    "road": ("group_size", lambda size, out, into: out % size["group_size"] or size["group_size"] % 2,
+             "an even divisor of the first"),
+    "shira": ("r", lambda size, out, into: size["r"] * (out + into) > out * into, "a smaller one"),
+    "vblora": ("vector_length", lambda size, out, into: out % size["vector_length"] or into % size["vector_length"],
+               "a divisor"),
+    "waveft": ("n_frequency", lambda size, out, into: size["n_frequency"] > out * into, "at most the product"),
+}  # fmt: skip
+
+
+def problems(card: Card, method: Any) -> Iterator[Problem]:
+    """Each at its argument. A model whose shapes are not known has nothing against anything."""
+    shapes, layers = card.shapes, forecast.layer_count(card.shapes)
+    if not shapes:
+        return
+    blind = "is for models that read text alone. Choose lora."
+    if isinstance(method, Freeze | Expand) and method.layers > layers:
+        yield Problem("method.layers", f"{method.layers} is more than the {layers} layers of this model.")
+    if isinstance(method, Freeze):
+        for pattern in method.modules:
+            if not any(fnmatchcase(name, one) for name in shapes for one in (pattern, f"{pattern}.*")):
+                some = ", ".join(list(shapes)[:: max(1, len(shapes) // 4)][:4])
+                said = f"No weight is called {pattern!r}. They are called {some}; * stands for anything."
+                yield Problem("method.modules", said)
+    if models.sees(card.folder) and (method.virtual or isinstance(method, Expand)):
+        yield Problem("method.kind", f"{method.title} {blind}")
+    yield from _targets(card, method)
+    if isinstance(method, Lora):
+        if any(last > layers for _, last in method.ranges):
+            yield Problem("method.replicate", f"This model has {layers} layers, so no range goes beyond it.")
+        names = {part for name in shapes for part in name.split(".")[:-1] if not part.isdigit()}
+        if unknown := [name for name in method.extra_modules if name.rpartition(".")[2] not in {*names, "lm_head"}]:
+            said = f"The model has no module called {', '.join(unknown)}. It has {', '.join(sorted(names))}."
+            yield Problem("method.extra_modules", said)
+    if isinstance(method, Tuner) and method.tuner in SIZES:
+        yield from _size(card, method)
+
+
+def _targets(card: Card, method: Any) -> Iterator[Problem]:
+    targets = getattr(method, "targets", [AUTO])
+    if targets == [AUTO] or (isinstance(method, Tuner) and TUNERS[method.tuner].norms):
+        return
+    unknown, has = forecast.unknown_targets(card.shapes, targets)
+    if unknown:
+        said = f"The model has no layer called {', '.join(unknown)}. It has {', '.join(has)}."
+        yield Problem("method.targets", said)
+
+
+def _size(card: Card, method: Tuner) -> Iterator[Problem]:
+    name, misfits, wanted = SIZES[method.tuner]
+    size = own.values(method.own, TUNERS[method.tuner].own)
+    for layer, (out, into) in forecast.targeted(card.shapes, method.targets).items():
+        if misfits(size, out, into):
+            said = f"{size[name]} does not suit {layer}, which is {out} by {into}: give {wanted}."
+            yield Problem(f"method.own.{name}", said)
+            return
