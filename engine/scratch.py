@@ -22,12 +22,13 @@ from engine.contract.errors import ModelError
 from engine.contract.imitation import Pretrain
 from engine.contract.rundir import Run
 from engine.model import tokenizer_of
+from engine.report import Report
 
 SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 TEXTS_AT_ONCE = 1000
 
 
-def begun(args: TrainArgs, folder: Path, run: Run) -> Path:
+def begun(args: TrainArgs, folder: Path, run: Run, report: Report) -> Path:
     """The model that the run starts from, in the shape of the one in `folder`; made once, drawn with the run's seed.
 
     A run that goes on takes its parent's: the tokenizer must be the same. Raises ArgsError for sizes that do not fit.
@@ -43,14 +44,16 @@ def begun(args: TrainArgs, folder: Path, run: Run) -> Path:
         if parent is not None and parent.is_dir():
             shutil.copytree(parent, partial)
         else:
-            _make(args, task, folder, config, partial, run)
+            _make(args, task, folder, config, partial, run, report)
         partial.rename(run.start_path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return run.start_path
 
 
-def _make(args: TrainArgs, task: Pretrain, folder: Path, shape: dict[str, Any], into: Path, run: Run) -> None:
+def _make(
+    args: TrainArgs, task: Pretrain, folder: Path, shape: dict[str, Any], into: Path, run: Run, report: Report
+) -> None:
     code = args.model.trust_remote_code
     into.mkdir()
     (into / "config.json").write_text(json.dumps(shape), encoding="utf-8")
@@ -60,6 +63,8 @@ def _make(args: TrainArgs, task: Pretrain, folder: Path, shape: dict[str, Any], 
     tokenizer = tokenizer_of(folder, trust_remote_code=code)
     if task.vocabulary:
         tokenizer = _trained(tokenizer, args, task.vocabulary, run)
+        few = "" if len(tokenizer) >= task.vocabulary else f", and not {task.vocabulary:,}: there is no more to merge"
+        report.note(f"The tokenizer learnt {len(tokenizer):,} tokens from the rows{few}.", vocabulary=len(tokenizer))
         config.vocab_size = len(tokenizer)
         for name in SPECIAL:
             setattr(config, name, getattr(tokenizer, name))

@@ -22,14 +22,15 @@ from engine.recipes.sft import SIDES as SIDES
 from engine.recipes.sft import Collate as Collate
 from engine.recipes.sft import Config as Config
 from engine.recipes.sft import settings as settings
+from engine.report import Report
 
 MOST = 700.0  # a loss whose exponential is still a number
 
 
-def begin(args: TrainArgs, folder: Path, run: Run) -> Path:
+def begin(args: TrainArgs, folder: Path, run: Run, report: Report) -> Path:
     """The folder of the model that the run starts from, before anything is read from it."""
     assert isinstance(args.task, Pretrain)
-    return scratch.begun(args, folder, run) if args.task.start == "scratch" else folder
+    return scratch.begun(args, folder, run, report) if args.task.start == "scratch" else folder
 
 
 def beside(setting: Setting, model: Any) -> dict[str, Any]:

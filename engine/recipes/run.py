@@ -52,7 +52,7 @@ def run(
     with ranks.one_first():
         folder = folder_of(args.model.path, run.workspace, args.model.revision, code=consent, say=report.note)
         if begin := getattr(recipe, "begin", None):
-            folder = begin(args, folder, run)
+            folder = begin(args, folder, run, report)
     tokenizer = tokenizer_of(folder, args.model.template, trust_remote_code=args.model.trust_remote_code)
 
     sight = Sight.of(folder, args.vision, run.workspace / "cache" / "pictures")
@@ -188,6 +188,11 @@ def _config(recipe: Any, args: TrainArgs, run: Run, rows: Rows, dtype: torch.dty
     }
     # The deprecated name defaults to True in TRL; both must say the same.
     keywords["gradient_checkpointing"] = keywords["activation_checkpointing"]
+    if args.compute.offload and keywords["activation_checkpointing"]:
+        # Only so does it keep its inputs where they can be offloaded from.
+        keywords["gradient_checkpointing_kwargs"] = {"use_reentrant": True}
+    if args.compute.loss == "liger":
+        keywords["use_liger_kernel"] = True
     return recipe.Config(**{**keywords, **extra(args.extra, recipe.Config)})
 
 

@@ -60,7 +60,8 @@ def test_a_run_that_gets_better_now_and_then_goes_on(workspace: Path, monkeypatc
     assert len(losses(run)) == 6 and not events(run, "result")[0]["facts"]["ended_early"]
 
 
-@pytest.mark.parametrize("method", [LORA, ["method=full"], ["method=freeze", "method.layers=1"]],
+@pytest.mark.parametrize("method", [
+    LORA, ["method=full"], pytest.param(["method=freeze", "method.layers=1"], marks=pytest.mark.slow)],
                          ids=["lora", "full", "freeze"])  # fmt: skip
 def test_the_best_weights_are_kept_and_are_the_result(
     workspace: Path, monkeypatch: pytest.MonkeyPatch, method: list[str]

@@ -151,6 +151,8 @@ def test_from_scratch_takes_another_size_and_a_tokenizer_of_its_own(texts: Path)
     assert config.eos_token_id == tokenizer.eos_token_id == model.generation_config.eos_token_id
     old = AutoTokenizer.from_pretrained(texts / "models" / "tiny")
     assert tokenizer.decode(tokenizer(TEXTS[2]).input_ids) == TEXTS[2]
+    [learnt] = [event["facts"] for event in events(run, "note") if "vocabulary" in event["facts"]]
+    assert learnt["vocabulary"] == len(tokenizer)
     assert len(tokenizer) != len(old) and tokenizer.eos_token == old.eos_token
     assert len(tokenizer(TEXTS[2]).input_ids) < len(old(TEXTS[2]).input_ids)  # it has learnt from this very text
 

@@ -133,7 +133,11 @@ def test_noise_on_the_embeddings_is_of_the_strength_that_its_paper_has(workspace
     assert losses(run)[0] != losses(quiet)[0]
 
 
-@pytest.mark.parametrize("variant", [["task.label_smoothing=0.1"], ["task.loss=dft"], ["task.neftune=5"]])
+@pytest.mark.parametrize("variant", [
+    pytest.param(["task.label_smoothing=0.1"], marks=pytest.mark.slow),
+    pytest.param(["task.loss=dft"], marks=pytest.mark.slow),
+    ["task.neftune=5"],
+])  # fmt: skip
 def test_a_resumed_variant_equals_an_uninterrupted_one(workspace: Path, variant: list[str]) -> None:
     common = [*variant, "method.rank=4", "steps.max_steps=4", "record.save_every=2", "record.keep=9"]
     whole = train(workspace, *common)
