@@ -182,3 +182,18 @@ def test_only_the_answer_that_is_judged_is_learnt_from(judged: Path) -> None:
     assert columns["label"] == [n % 3 == 0 for n in range(12)]
     refused = maker.finish(*[maker.render([Row(lines[0]["messages"], None, "f", 1)])[0], []])
     assert "has no label" in refused.report.refusals[0][0]
+
+
+def test_evaluation_takes_the_good_answers_that_were_held_out(judged: Path) -> None:
+    from engine import evaluate
+    from engine.contract import rundir, text
+    from engine.contract.args import EvaluateArgs
+    from engine.report import Report, Stop
+
+    trained = train(judged, "task=kto", "data=judged.jsonl", "data.split=25/75/0", "method.rank=4", "steps.max_steps=1")
+    args = EvaluateArgs(tuned=trained.id, max_tokens=2, dtype="fp32")
+    run = rundir.make(judged, "evaluate", text.dump(args))
+    evaluate.run(args, run, Report(run), Stop())
+    held = [json.loads(line) for line in trained.heldout_path.read_text().splitlines()]
+    found = json.loads((run.results_path / "summary.json").read_text())
+    assert 0 < found["rows"] == sum(row["label"] for row in held) < len(held)
