@@ -10,6 +10,7 @@ import gc
 import json
 import random
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -136,14 +137,14 @@ def _rows(args: EvaluateArgs, tuned: Lineage, run: Run) -> tuple[list[Row], str]
         # Whoever may write an args file may read the file system: paths from the page are confined by the page.
         entry = registry.find(name, run.workspace, allowed=[Path("/")])
         found += registry.load(entry.model_copy(update={"fill": {**entry.fill, **args.fill}}))
-    return found, ", ".join(args.data)
+    return _right(found), ", ".join(args.data)
 
 
 def _held_out(tuned: Lineage) -> tuple[list[Row], str]:
     """The rows that the run kept for a test, which nothing has seen; without any, those that measured its training."""
     if tuned.run:
         for path, how in ((tuned.run.test_path, "kept for a test"), (tuned.run.heldout_path, "held out")):
-            if kept := [_restored(record) for record in records(path)]:
+            if kept := _right(_restored(record) for record in records(path)):
                 return kept, f"{how} by {tuned.run.id}"
     whose = f"{tuned.run.id} held out no rows" if tuned.run else f"{tuned.weights.ref} is not a run of this board"
     raise DataError(
@@ -153,10 +154,21 @@ def _held_out(tuned: Lineage) -> tuple[list[Row], str]:
 
 
 def _restored(record: dict[str, Any]) -> Row:
-    """A row that a run wrote down, as a conversation: of a preference, the answer that was chosen."""
+    """A row that a run wrote down."""
     kept = {key: value for key, value in record.items() if key not in ("kind", "file", "number")}
-    row = restored(kept, record.get("kind", "conversation"), record["file"], record["number"])
-    return replace(row, messages=[*row.messages, *(row.chosen or [])], kind="conversation") if row.chosen else row
+    return restored(kept, record.get("kind", "conversation"), record["file"], record["number"])
+
+
+def _right(rows: Iterable[Row]) -> list[Row]:
+    """The rows with the answer that is right: of a preference the chosen one; an answer judged bad is none."""
+    found = []
+    for row in rows:
+        if row.kind == "preference":
+            row = replace(row, messages=[*row.messages, *(row.chosen or [])], kind="conversation")
+        elif row.kind == "feedback" and row.label:
+            row = replace(row, kind="conversation")
+        found += [] if row.kind == "feedback" else [row]
+    return found
 
 
 def _warn_of_seen_rows(args: EvaluateArgs, pair: dict[str, Candidate], report: Report) -> None:
