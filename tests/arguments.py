@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from engine.contract.args import KINDS, AnyArgs
 from engine.contract.fields import AUTO, Spec, walk
-from engine.contract.solvers import BY_MEASURE, SCHEDULES
 from engine.contract.launching import Launch
+from engine.contract.solvers import BY_MEASURE, SCHEDULES
 from engine.contract.text import checked
 
 # Rules that span fields are tested one by one; here their fields keep to values that suit every other.
@@ -44,8 +44,6 @@ BOUND = {
     "method.layers": st.integers(1, 100),
     "method.feedforward": st.just([AUTO]),
     "method.own": st.just({}),
-    "optim.own": st.just({}),
-    "optim.schedule_own": st.just({}),
     "model.quantisation": st.just("none"),
     "compute.checkpointing": st.sampled_from([AUTO, False]),
     "data.packing": st.just(False),
