@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from data.forecast import layer_count, trained_parameters
 from data.planning.activations import checkpointed, deep
 from data.planning.memory import rows_at_once
 from data.planning.shape import Subject
@@ -41,12 +40,12 @@ def per_token(subject: Subject, args: TrainArgs, length: float) -> float:
     B), of which causal rows need half. Checkpointing computes the layers' forward pass again.
     """
     shape, moved = subject.shape, args.method
-    depth = max(1, layer_count(subject.shapes) or shape.layers)
+    depth = subject.depth
     head = shape.vocabulary * shape.hidden
     layers = max(0, subject.working - head)
     attention = 2 * shape.queries * length * depth
     back = deep(shape, args, depth) / depth  # below the lowest layer that is trained no gradient goes
-    trained = trained_parameters(subject.shapes, moved, tied=shape.tied)
+    trained = subject.trained(moved)
     moving = min(trained, subject.working)
     forward = 2 * (layers + head) + attention
     backward = back * (2 * layers + 2 * attention) + 2 * head + 2 * moving

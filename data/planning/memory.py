@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from data.forecast import layer_count, trained_parameters
 from data.planning import activations, optimisers
 from data.planning.shape import Subject
 from data.planning.widths import BYTES, INT8, NF4, NF4_DOUBLE, PROGRAM
@@ -40,7 +39,7 @@ def memory(subject: Subject, args: TrainArgs, *, longest: int, device: str = "cp
     """A sum of parts. longest: tokens of the longest row, after the cut. beside: bytes of further models, such as one
     that gives rewards."""
     launch, whole = args.launch, not args.method.adapter
-    trained = trained_parameters(subject.shapes, args.method, tied=subject.shape.tied)
+    trained = subject.trained(args.method)
     processes = getattr(launch, "everywhere", 1)
     strategy = getattr(launch, "strategy", "ddp")
     # ZeRO (Rajbhandari et al., 2020): stage 2 divides gradients and optimiser state among the processes, stage 3 and
@@ -124,12 +123,11 @@ class Step:
     def of(cls, subject: Subject, args: TrainArgs, longest: int) -> Step:
         rows, split = rows_at_once(args), _split(args)
         tokens = math.ceil(rows * longest / split)
-        depth = layer_count(subject.shapes) or subject.shape.layers
-        kept = activations.kept(subject.shape, args, rows=rows, tokens=tokens, longest=longest, layers=depth)
+        found = activations.kept(subject.shape, args, rows=rows, tokens=tokens, longest=longest, layers=subject.depth)
         logits = activations.logits(subject.shape, args, tokens=tokens)
         answers = generation(subject, args, longest)
         # Answers are written before they are learnt from: the peak is where more is needed.
-        return cls(kept.device, logits, max(0, answers - kept.device - logits), kept.host)
+        return cls(found.device, logits, max(0, answers - found.device - logits), found.host)
 
 
 def rows_at_once(args: TrainArgs) -> int:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from data.forecast import trained_parameters
 from data.inspection import Inspection
 from data.planning import past
 from data.planning.compute import Work, work
@@ -70,7 +69,7 @@ def planned(
     known = past.measured(args, workspace)
     return Plan(
         args, subject,
-        trained=trained_parameters(subject.shapes, args.method, tied=subject.shape.tied),
+        trained=subject.trained(args.method),
         longest=longest,
         memory=memory(subject, args, longest=longest, device=device, beside=_beside(args, workspace)),
         free=now.free, total=now.total,

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any, Literal
 
 from data import catalogue, models
-from data.forecast import LAYER, Shapes, linear
+from data.forecast import LAYER, Shapes, layer_count, linear, trained_parameters
 from data.models import Card
 from engine.contract.errors import BoardError
 
@@ -123,6 +124,7 @@ class Subject:
     known: Literal["files", "config", "size"] = "files"
     size: int = 0  # bytes of its files; 0 where unknown
     quantised: bool = False  # the files themselves hold quantised weights
+    _trained: dict[str, int] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def of(cls, card: Card) -> Subject:
@@ -159,13 +161,25 @@ class Subject:
         counted += sum(math.prod(shape) for shape in self.shapes.values() if len(shape) == 3)
         return min(counted, self.parameters)
 
-    @property
+    @cached_property
+    def depth(self) -> int:
+        """How many layers its stack has."""
+        return max(1, layer_count(self.shapes) or self.shape.layers)
+
+    def trained(self, method: Any) -> int:
+        """How many parameters `method` trains; counted once for each, as a mixture of experts has many tensors."""
+        key = repr(method)
+        if key not in self._trained:
+            self._trained[key] = trained_parameters(self.shapes, method, tied=self.shape.tied)
+        return self._trained[key]
+
+    @cached_property
     def layer(self) -> int:
         """Parameters of one layer of the stack."""
         inside = sum(math.prod(shape) for name, shape in self.shapes.items() if LAYER.search(name))
         return inside // max(1, self.shape.layers)
 
-    @property
+    @cached_property
     def working(self) -> int:
         """Parameters that multiply each token: all matrices but the table of embeddings, and of experts the active."""
         shape = self.shape
@@ -180,12 +194,22 @@ def count(shapes: Shapes) -> int:
 def subject(name: str, card: Card | None) -> Subject | None:
     """The model called `name`, by its files (`card`) or by what the catalogue says; None where nothing is known."""
     if card:
-        return Subject.of(card)
+        key = card.folder, card.size, card.parameters
+        if key not in _subjects:
+            while len(_subjects) >= KEPT:
+                del _subjects[next(iter(_subjects))]
+            _subjects[key] = Subject.of(card)
+        return _subjects[key]
     entry = catalogue.find(name)
-    return Subject.sized(entry.parameters) if entry else None
+    return _sized(entry.parameters) if entry else None
 
 
-def named(name: str, workspace: Any) -> Subject | None:
+KEPT = 8  # models that are held as numbers
+_subjects: dict[tuple[Path, int, int], Subject] = {}
+_sized = lru_cache(maxsize=KEPT)(Subject.sized)
+
+
+def named(name: str, workspace: Path) -> Subject | None:
     """The same, looked up in the workspace; None where nothing is known of it."""
     try:
         folder = models.find(name, workspace).folder
