@@ -103,8 +103,11 @@ def _training(lineage: Lineage) -> str:
     args = lineage.args
     if args is None:
         return ""
+    method = getattr(args.method, "tuner", args.method.kind)
+    held = args.model.quantisation
+    beside = f", beside weights in {held}" if held != "none" else ""
     facts = [
-        f"- Task: {args.task.kind}; method: {args.method.kind}",
+        f"- Task: {args.task.kind}; method: {method}{beside}",
         f"- Datasets: {', '.join(_public(args.data.train))}",
         f"- Weights: {_public(lineage.weights.ref)}",
     ]
