@@ -160,7 +160,7 @@ class Task(Judging):
     def _drift(self, model: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
         """(rows,): how much likelier answers to other questions have become."""
         other = inputs["other"]
-        with torch.no_grad():
+        with torch.no_grad(), self.accelerator.autocast():
             return self.scores(logps(model, other), other) - self.before(other)
 
 

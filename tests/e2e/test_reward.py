@@ -96,7 +96,9 @@ def do(workspace: Path, kind: Any, args: Any, module: Any) -> Run:
 
 
 @pytest.mark.parametrize(
-    ("method", "form"), [(["method=full"], "merged"), (LORA, "merged"), (LORA, "adapter")],
+    ("method", "form"),
+    [pytest.param(["method=full"], "merged", marks=pytest.mark.slow), (LORA, "merged"),
+     pytest.param(LORA, "adapter", marks=pytest.mark.slow)],
     ids=["full", "lora merged", "lora"],
 )  # fmt: skip
 def test_an_export_scores_as_the_run_does(pairs: Path, method: list[str], form: str) -> None:
