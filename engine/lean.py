@@ -15,6 +15,7 @@ from typing import Any
 from engine import apart, likelihood, lowrank
 from engine.contract.args import TrainArgs
 from engine.contract.errors import ArgsError, Problem
+from engine.methods import decoder_layers
 
 TRIM, MAPPED = -1, -3  # glibc's names for them: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
 KEPT = 2**30  # bytes
@@ -35,7 +36,10 @@ def made(model: Any, args: TrainArgs, *, rows: bool, say: Callable[[str], None])
     """
     if not _shared_out(args):
         lowrank.fuse(model)
-    if not rows:
+    if args.compute.compile:
+        for layer in decoder_layers(model):
+            layer.compile(dynamic=True)
+    if not rows or args.compute.loss == "liger":
         return Lean()
     compute, problems = args.compute, list[Problem]()
     whole = padded = "it is not wanted"

@@ -11,6 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,15 @@ class Recording:
             self.lr_scheduler = optimisers.schedule(optimiser, self.arguments, self.args, num_training_steps)
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
+
+    def compute_loss_context_manager(self) -> Any:
+        """Where the loss is computed: here, what the way back needs goes to main memory if the arguments say so."""
+        if self.arguments is None or not self.arguments.compute.offload or not self.model.training:
+            return super().compute_loss_context_manager()
+        stack = ExitStack()
+        stack.enter_context(super().compute_loss_context_manager())
+        stack.enter_context(torch.autograd.graph.save_on_cpu(pin_memory=self.args.device.type != "cpu"))
+        return stack
 
     def still(self) -> None:
         """Have an optimiser that trains other weights than it keeps put in those that it keeps."""

@@ -41,3 +41,28 @@ class Compute(Section):
         when="plain to compare with other programs.",
         usual="auto: chunked where the model allows it",
     )
+    compile: bool = arg(
+        False,
+        "Compiles the model's layers (torch.compile): fewer, faster kernels after a start of a minute or more.",
+        when="For runs of many minutes; not for a quick trial.",
+        usual="off",
+        label="Compile",
+    )
+    offload: bool = arg(
+        False,
+        "Keeps what the way back needs in main memory: all activations, or with checkpointing what it keeps of them. "
+        "For accelerators; slower.",
+        when="With checkpointing, when that alone is not enough, as with long rows.",
+        usual="off",
+        label="Offload activations",
+    )
+    empty_cache_every: int | None = arg(
+        None,
+        "Steps after which the accelerator's unused memory is given back.",
+        when="When memory runs out after many steps of very different lengths.",
+        usual="empty",
+        unit="steps",
+        to="trainer.torch_empty_cache_steps",
+        ge=1,
+        label="Empty the cache every",
+    )

@@ -194,6 +194,9 @@ RULES: tuple[Rule, ...] = (
          "A learnt prompt ({args.method.kind}) does not reach the score of {args.task.title}. Choose lora."),
     Rule("compute.checkpointing", lambda args: args.method.kind == "prefix" and args.compute.checkpointing is True,
          "Prefix tuning (method.kind) keeps keys that checkpointing would compute twice. Turn checkpointing off."),
+    Rule("compute.compile", lambda args: args.compute.compile and args.launch.shards,
+         "Layers are compiled where their weights are whole, and {args.launch.strategy} (launch.strategy) shares them "
+         "out. Turn it off, or set launch.strategy to ddp."),
     # Recording
     Rule("record.patience", lambda args: args.record.patience is not None and not _measures(args),
          "No row is held out (data.split is {args.data.split}), so nothing says when to end. " + MEASURE),
@@ -263,6 +266,8 @@ NEEDS: tuple[Need, ...] = (
          "{args.optim.optimiser} needs a package that is not installed. Choose adamw_torch, or: {solver.install}"),
     Need("optim.optimiser", lambda args, here: _solver(args).device not in ("", here.device),
          "{args.optim.optimiser} is for devices of another kind ({solver.device}). Choose adamw_torch."),
+    Need("compute.offload", lambda args, here: args.compute.offload and here.device == "cpu",
+         "On a CPU activations lie in main memory already. Turn compute.offload off."),
     Need("compute.loss", lambda args, here: args.compute.loss == "liger" and here.device == "cpu",
          "liger's kernels need a GPU. Set compute.loss to auto, which takes the loss in chunks on any device."),
     Need("model.attention", lambda args, here: args.model.attention == "flash_attention_2" and here.device == "cpu",

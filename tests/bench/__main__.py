@@ -17,24 +17,26 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tests.bench import page, tail, tokens, train
+from tests.bench import device, page, tail, tokens, train
 from tests.bench.programs import Line
 
-PARTS = ("page", "train", "tail", "tokens")
+PARTS = ("page", "train", "alpaca", "tail", "tokens")
+ALL = (*PARTS, "device")  # the last only where it is asked for: it wants a large accelerator
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--workspace", type=Path, default=Path("workspace"), help="where the demo model lies")
-    parser.add_argument("--only", default=",".join(PARTS), help=f"some of {','.join(PARTS)}")
+    parser.add_argument("--only", default=",".join(PARTS), help=f"some of {','.join(ALL)}")
+    parser.add_argument("--jobs", default=",".join(device.USUAL), help="of device: some of its jobs")
     parser.add_argument("--steps", type=int, default=20, help="optimiser steps of each training")
     parser.add_argument("--out", type=Path, help="the JSON file; default: WORKSPACE/cache/bench.json")
     given = parser.parse_args(argv)
     wanted = given.only.split(",")
-    if unknown := sorted(set(wanted) - set(PARTS)):
-        parser.error(f"--only knows {', '.join(PARTS)}, not {', '.join(unknown)}.")
+    if unknown := sorted(set(wanted) - set(ALL)):
+        parser.error(f"--only knows {', '.join(ALL)}, not {', '.join(unknown)}.")
     model = given.workspace / "models" / train.MODEL
-    if {"train", "tokens"} & set(wanted) and not (model / "config.json").is_file():
+    if {"train", "alpaca", "tokens"} & set(wanted) and not (model / "config.json").is_file():
         parser.error(f"The demo model is not at {model}. Get it: make model")
 
     cache = given.workspace.resolve() / "cache"
@@ -52,10 +54,14 @@ def main(argv: list[str] | None = None) -> int:
                     lines += page.measure(at)
                 case "train":
                     lines += train.measure(at, model, steps=given.steps)
+                case "alpaca":
+                    lines += train.measure_alpaca(at, model, steps=given.steps)
                 case "tail":
                     lines += tail.measure(at)
                 case "tokens":
                     lines += tokens.measure(at, model)
+                case "device":
+                    lines += device.measure(cache / "bench", tuple(given.jobs.split(",")))
     out = given.out or cache / "bench.json"
     facts = machine() | {"load": round(load, 1)}
     found = [asdict(one) | {"ratio": one.ratio} for one in lines]

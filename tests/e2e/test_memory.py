@@ -182,3 +182,37 @@ def test_liger_is_refused_on_a_processor() -> None:
 
     args = text.parse({}, ["compute.loss=liger"], kind="train")
     assert any("liger" in problem.text for problem in unmet(args, Here("cpu")))
+
+
+@pytest.mark.parametrize("checkpointing", ["false", "true"])
+def test_activations_in_main_memory_change_no_number(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, checkpointing: str
+) -> None:
+    packed, real = [], torch.autograd.graph.save_on_cpu
+
+    def counting(pin_memory: bool) -> Any:
+        packed.append(pin_memory)
+        return real(pin_memory=pin_memory)
+
+    monkeypatch.setattr("engine.recipes.run.unmet", lambda args, here: [])  # there is no accelerator to offload from
+    words = ["method.rank=4", "steps.max_steps=2", f"compute.checkpointing={checkpointing}"]
+    plain = train(workspace, *words)
+    assert not packed
+    monkeypatch.setattr(torch.autograd.graph, "save_on_cpu", counting)
+    ours = train(workspace, *words, "compute.offload=true")
+    assert packed and losses(ours) == losses(plain)
+
+
+@pytest.mark.slow
+def test_compiled_layers_train_as_others_do(workspace: Path) -> None:
+    words = ["method.rank=4", "steps.max_steps=2"]
+    plain, ours = train(workspace, *words), train(workspace, *words, "compute.compile=true")
+    assert losses(ours) == pytest.approx(losses(plain), abs=1e-4)
+    assert weights(ours.model_path).keys() == weights(plain.model_path).keys()
+
+
+def test_offloading_is_refused_on_a_processor() -> None:
+    from engine.contract.rules import Here, unmet
+
+    args = text.parse({}, ["compute.offload=true"], kind="train")
+    assert any("main memory already" in problem.text for problem in unmet(args, Here("cpu")))
