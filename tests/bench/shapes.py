@@ -26,7 +26,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 def made(name: str, folder: Path) -> Path:
-    """The model called `name` in bf16, with a tokenizer of one token a byte; made on the accelerator if there is one."""
+    """The model called `name` in bf16, with a tokenizer of a token a byte; made on the accelerator if there is one."""
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
