@@ -142,7 +142,7 @@ def checkpointed(args: TrainArgs) -> bool:
 
 def offloads(args: TrainArgs) -> bool:
     """Whether what a layer leaves is moved to main memory."""
-    return getattr(args.compute, "offload", "none") not in ("none", False, None)
+    return args.compute.offload
 
 
 def _loss(args: TrainArgs) -> Any:

@@ -160,10 +160,11 @@ def _batch(args: TrainArgs, plan: Plan) -> Iterator[tuple[str, Put]]:
 
 
 def _offload(args: TrainArgs, plan: Plan) -> Iterator[tuple[str, Put]]:
-    if getattr(args.compute, "offload", "none") == "none":
-        said = "Keep the checkpoints of activations in main memory: some per cent slower."
-        yield said, {"compute.offload": "checkpoints"}
-        yield "Keep activations in main memory: slower.", {"compute.offload": "activations"}
+    if not args.compute.offload:
+        yield (
+            "Keep activations, or what checkpointing keeps of them, in main memory: slower.",
+            {"compute.offload": True},
+        )
 
 
 def _optimiser(args: TrainArgs, plan: Plan) -> Iterator[tuple[str, Put]]:
