@@ -8,8 +8,7 @@ others are shared. Knows no loss.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +20,10 @@ from engine.contract.errors import ArgsError, Problem
 from engine.logps import logps
 from engine.model import folder_of, model_of, with_adapter
 from engine.recipes.setting import Setting
+from engine.scoring import scores_texts
+from engine.reference import idle
 
 Batch = Mapping[str, Any]
-PROBED = 8  # tokens that tell whether an adapter changes anything
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def anchor(setting: Setting, model: Any) -> Anchor:
 
 def as_it_is(model: Any) -> Callable[[Batch], torch.Tensor]:
     """`ask` of a model as it is now, however it is trained from here on."""
-    if _idle(model):
+    if idle(model):
 
         def without(batch: Batch) -> torch.Tensor:
             with model.disable_adapter():
@@ -62,31 +62,12 @@ def as_it_is(model: Any) -> Callable[[Batch], torch.Tensor]:
     return lambda batch: logps(model, batch, kept)
 
 
-def _idle(model: Any) -> bool:
-    """Whether there is an adapter and it changes nothing yet."""
-    if not hasattr(model, "disable_adapter"):
-        return False
-    ids = torch.arange(1, 1 + PROBED, device=model.device)[None]
-    with torch.no_grad(), _resting(model):
-        tuned = model(input_ids=ids, use_cache=False).logits
-        with model.disable_adapter():
-            return torch.equal(tuned, model(input_ids=ids, use_cache=False).logits)
-
-
-@contextmanager
-def _resting(model: Any) -> Iterator[None]:
-    """Without dropout, which would make two answers of one model differ."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
-
-
 def _other(setting: Setting, wanted: str) -> Any:
     """The second model, frozen, on the run's device. Its tokens must be those of the trained one."""
     found = weights.find(wanted, setting.run.workspace)
+    if scores_texts(wanted, setting.run.workspace):
+        said = f"{wanted} scores answers and does not say how likely they are."
+        raise ArgsError([Problem("task.reference_model", f"{said} Choose a model that writes.")])
     code = setting.args.model.trust_remote_code
     folder = folder_of(found.base, setting.run.workspace, found.revision, code=code, say=setting.report.note)
     ours, theirs = (TextTokenizer.of(one) for one in (setting.folder, folder))

@@ -136,6 +136,8 @@ def test_what_needs_answers_refuses_a_model_that_scores(pairs: Path) -> None:
     run = learnt(pairs, *LORA, "steps.max_steps=1")
     with pytest.raises(ModelError, match="scores answers and writes none"):
         roster.load(ServeArgs(models=[run.id]), pairs)
+    with pytest.raises(ArgsError, match="scores answers and does not say how likely"):
+        train(pairs, "task=dpo", "data=pairs.jsonl", f"task.reference_model={run.id}")
     with pytest.raises(ArgsError, match="A reward model writes no answers"):
         learnt(pairs, 'record.samples=["What?"]')
 
