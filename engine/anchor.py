@@ -20,8 +20,8 @@ from engine.contract.errors import ArgsError, Problem
 from engine.logps import logps
 from engine.model import folder_of, model_of, with_adapter
 from engine.recipes.setting import Setting
-from engine.scoring import scores_texts
 from engine.reference import idle
+from engine.scoring import scores_texts
 
 Batch = Mapping[str, Any]
 
