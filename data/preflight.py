@@ -191,6 +191,8 @@ def _against(card: Card, args: TrainArgs) -> Iterator[Problem]:
             resized(card.config, args.task.size)
         except ArgsError as problem:
             yield from problem.problems
+    if args.model.rope != "none":
+        context = int(context * args.model.rope_factor)
     context -= getattr(args.method, "tokens", 0) if context else 0  # a learnt prompt takes its part
     if 0 < context < args.data.max_length:
         yield Problem("data.max_length", f"{args.data.max_length} is more than the model's context of {context}.")

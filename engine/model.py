@@ -5,7 +5,6 @@ Device-agnostic: what the accelerator is called is asked of torch, never assumed
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,9 @@ import torch
 from data import models
 from data.render import ChatTemplate
 from engine import quantised
+from engine.contract import kernels
 from engine.contract.errors import ModelError, ResourceError
+from engine.contract.rules import Here
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -105,7 +106,7 @@ def model_of(
         model = kind.from_pretrained(
             folder,
             dtype=dtype,
-            attn_implementation=_attention(attention, device),
+            attn_implementation=kernels.attention(attention, Here(device.type))[0],
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
             **own,
@@ -180,19 +181,6 @@ def hidden(model: Any) -> Any:
 def _before(model: Any) -> bool:
     """Whether the active adapter stands before the tokens themselves, not before their keys alone."""
     return model.active_peft_config.peft_type.value == "PROMPT_TUNING"
-
-
-def _attention(wanted: str, device: torch.device) -> str | None:
-    """The attention implementation to ask for; None leaves the choice between sdpa and eager to transformers."""
-    if wanted == "flash_attention_2" and (device.type == "cpu" or importlib.util.find_spec("flash_attn") is None):
-        raise ResourceError(
-            "Flash attention needs a GPU and the package flash-attn.",
-            "Set model.attention to auto, or: pip install flash-attn",
-        )
-    if wanted == "auto":
-        ready = device.type == "cuda" and importlib.util.find_spec("flash_attn") is not None
-        return "flash_attention_2" if ready else None
-    return wanted
 
 
 def _short(problem: BaseException) -> str:

@@ -45,6 +45,7 @@ BOUND = {
     "method.feedforward": st.just([AUTO]),
     "method.own": st.just({}),
     "model.quantisation": st.just("none"),
+    "model.rope": st.just("none"),
     "compute.checkpointing": st.sampled_from([AUTO, False]),
     "data.packing": st.just(False),
     "task.label_smoothing": st.just(0.0),

@@ -23,6 +23,7 @@ from engine.contract.tuners import TUNERS
 if TYPE_CHECKING:
     from engine.contract.args import TrainArgs
 
+FLASH = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_3"}  # and what must be importable
 MEASURE = "Raise the share for validation, name data.validation, or turn this off."
 
 
@@ -202,6 +203,13 @@ RULES: tuple[Rule, ...] = (
          "No row is held out (data.split is {args.data.split}), so nothing says when to end. " + MEASURE),
     Rule("record.keep_best", lambda args: args.record.keep_best and not _measures(args),
          "No row is held out (data.split is {args.data.split}), so nothing says which weights are best. " + MEASURE),
+    # Model
+    Rule("model.rope", lambda args: args.model.rope != "none" and args.method.adapter,
+         "An adapter ({args.method.kind}, method.kind) is used on its base as that is, whose positions are not "
+         "stretched. Set model.rope to none, or method.kind to full or freeze."),
+    Rule("model.rope", lambda args: args.model.rope != "none" and getattr(args.task, "start", "weights") == "scratch",
+         "A model from scratch (task.start) has no positions to stretch. Set model.rope to none, and the context in "
+         "task.size."),
     # Optimiser
     Rule("optim.optimiser", lambda args: _solver(args).matrices and args.method.adapter,
          "{args.optim.optimiser} saves the memory of training the model's own weights, and {args.method.kind} "
@@ -270,11 +278,11 @@ NEEDS: tuple[Need, ...] = (
          "On a CPU activations lie in main memory already. Turn compute.offload off."),
     Need("compute.loss", lambda args, here: args.compute.loss == "liger" and here.device == "cpu",
          "liger's kernels need a GPU. Set compute.loss to auto, which takes the loss in chunks on any device."),
-    Need("model.attention", lambda args, here: args.model.attention == "flash_attention_2" and here.device == "cpu",
+    Need("model.attention", lambda args, here: args.model.attention in FLASH and here.device == "cpu",
          "Flash attention needs a GPU. Set model.attention to auto."),
     Need("model.attention",
-         lambda args, here: args.model.attention == "flash_attention_2" and here.device != "cpu"
-         and here.lacks("flash_attn"),
+         lambda args, here: args.model.attention in FLASH and here.device != "cpu"
+         and here.lacks(FLASH[args.model.attention]),
          "Flash attention needs a package that is not installed. Set model.attention to auto, or: "
          "pip install flash-attn"),
     Need("model.quantisation", lambda args, here: args.model.quantisation == "torchao_int8" and here.lacks("torchao"),

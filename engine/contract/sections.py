@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from engine.contract.fields import AUTO, Auto, Section, arg
 
 Dtype = Literal["auto", "bf16", "fp32", "fp16"]
-Attention = Literal["auto", "eager", "sdpa", "flex_attention", "flash_attention_2"]
+Attention = Literal["auto", "eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3"]
 Quantisation = Literal["none", "int8", "nf4", "fp4", "torchao_int8"]
 Device = Literal["auto", "cpu", "cuda", "mps", "npu", "xpu"]
 
@@ -68,6 +68,23 @@ class Model(Section):
         "The attention kernel; auto takes the fastest that is installed and works here.",
         when="eager when you suspect a kernel.",
         usual="auto",
+    )
+    rope: Literal["none", "linear", "dynamic", "yarn", "llama3"] = arg(
+        "none",
+        "Stretches the model's positions, so that rows may be longer than its context (model.rope_factor times). "
+        "The model that comes out has them stretched.",
+        when="yarn when rows are longer than the model's context; train on some that are.",
+        usual="none",
+        label="Longer context (RoPE)",
+    )
+    rope_factor: float = arg(
+        2.0,
+        "How many times the model's own context the new one is.",
+        when="As little as your rows need: each step up costs accuracy in short rows.",
+        usual="2 to 8",
+        label="Context factor",
+        gt=1,
+        le=64,
     )
     trust_remote_code: bool = arg(
         False,

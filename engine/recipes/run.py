@@ -14,11 +14,13 @@ from transformers import TrainerCallback, set_seed
 from data import models, preflight, weights
 from data.render import ChatTemplate
 from engine import apart, lean, methods, ranks, sharing
+from engine.contract import kernels
 from engine.contract.args import TrainArgs
 from engine.contract.auto import Facts, resolved, total_steps
 from engine.contract.errors import ArgsError, ModelError
 from engine.contract.fields import kind, sections
 from engine.contract.machine import machine
+from engine.contract.rules import Here
 from engine.contract.rundir import Run
 from engine.contract.tasks import Task
 from engine.model import DTYPES, device_of, dtype_of, folder_of, tokenizer_of
@@ -89,6 +91,7 @@ def run(
         trained=moved,
         parameters=total,
     )
+    report.note(kernels.attention(args.model.attention, Here(device.type))[1])
     if ranks.leads():
         ending.write_env(run, args, folder, model, device)
 

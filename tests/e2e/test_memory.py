@@ -217,3 +217,33 @@ def test_offloading_is_refused_on_a_processor() -> None:
 
     args = text.parse({}, ["compute.offload=true"], kind="train")
     assert any("main memory already" in problem.text for problem in unmet(args, Here("cpu")))
+
+
+@pytest.mark.parametrize("kind", ["linear", "dynamic", "yarn", "llama3"])
+def test_stretched_positions_take_longer_rows_and_stay_with_the_model(workspace: Path, kind: str) -> None:
+    import json
+
+    words = ["method=freeze", "data.max_length=400", "steps.max_steps=1"]
+    with pytest.raises(ArgsError, match="data.max_length"):
+        train(workspace, *words)
+    run = train(workspace, *words, f"model.rope={kind}", "model.rope_factor=2")
+    config = json.loads((run.model_path / "config.json").read_text())
+    assert config["max_position_embeddings"] == 512
+    assert config["rope_parameters"]["rope_type"] == kind and config["rope_parameters"]["factor"] == 2
+    from transformers import AutoModelForCausalLM
+
+    ids = torch.arange(300)[None] % 200
+    assert AutoModelForCausalLM.from_pretrained(run.model_path)(input_ids=ids).logits.isfinite().all()
+
+
+def test_the_choice_of_attention_says_why() -> None:
+    from engine.contract.kernels import attention
+    from engine.contract.rules import Here
+
+    class Has(Here):
+        def lacks(self, package: str) -> bool:
+            return package != "flash_attn"
+
+    assert attention("auto", Here("cpu")) == (None, "PyTorch's own attention (sdpa): on a CPU there is none faster.")
+    assert attention("auto", Has("cuda"))[0] == "flash_attention_2"
+    assert attention("eager", Here("cuda"))[0] == "eager"

@@ -1,0 +1,20 @@
+"""Which attention kernel `auto` takes on a machine, and why. Knows no torch."""
+
+from __future__ import annotations
+
+from engine.contract.fields import AUTO
+from engine.contract.rules import FLASH, Here
+
+
+def attention(wanted: str, here: Here) -> tuple[str | None, str]:
+    """The kernel to ask for and a sentence on why; None leaves the choice of sdpa or eager to the model's own code."""
+    if wanted != AUTO:
+        return wanted, f"{wanted} attention, as model.attention says."
+    if here.device == "cpu":
+        return None, "PyTorch's own attention (sdpa): on a CPU there is none faster."
+    if here.device != "cuda":
+        return None, f"PyTorch's own attention (sdpa): the flash packages are not for {here.device}."
+    for kernel in ("flash_attention_3", "flash_attention_2"):
+        if not here.lacks(FLASH[kernel]):
+            return kernel, f"{kernel}: its package is installed, and it skips what rows do not see of each other."
+    return None, "PyTorch's own attention (sdpa). flash-attn is faster with long rows: pip install flash-attn"
