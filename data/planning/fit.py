@@ -64,8 +64,13 @@ def fitted(plan: Plan) -> Fit:
         found = memory(plan.subject, args, longest=longest, device=device.device)
         return round(factor * (found.total + plan.memory.parts["other models"] - found.parts["other models"]))
 
+    def moved(args: TrainArgs) -> int:
+        """Bytes that are kept in main memory instead, of which there is no end either."""
+        return memory(plan.subject, args, longest=min(plan.longest, args.data.max_length), device=device.device).host
+
     args, needed, changes = plan.args, needs(plan.args), list[Change]()
-    for kind in CHEAPEST_FIRST:
+    # Twice: what saved too little of much to be worth it may do so of less. Rows are cut last of all.
+    for kind in (*CHEAPEST_FIRST, *CHEAPEST_FIRST, _shorter):
         for said, put in kind(args, plan):
             if needed <= target:
                 break
@@ -81,7 +86,7 @@ def fitted(plan: Plan) -> Fit:
     for change in reversed(kept):  # what a later change has made needless is not asked for
         rest = tuple(one for one in kept if one is not change)
         without = applied(plan.args, rest, device)
-        if without and needs(without) <= enough:
+        if without and needs(without) <= enough and moved(without) <= moved(args):
             kept, args, needed = rest, without, needs(without)
     return Fit(tuple(_weighed(plan.args, kept, needs, device)), args, needed, needed <= target)
 
@@ -161,10 +166,8 @@ def _batch(args: TrainArgs, plan: Plan) -> Iterator[tuple[str, Put]]:
 
 def _offload(args: TrainArgs, plan: Plan) -> Iterator[tuple[str, Put]]:
     if not args.compute.offload:
-        yield (
-            "Keep activations, or what checkpointing keeps of them, in main memory: slower.",
-            {"compute.offload": True},
-        )
+        said = "Keep activations, or what checkpointing keeps of them, in main memory: slower."
+        yield said, {"compute.offload": True}
 
 
 def _optimiser(args: TrainArgs, plan: Plan) -> Iterator[tuple[str, Put]]:
@@ -195,5 +198,5 @@ def _shorter(args: TrainArgs, plan: Plan) -> Iterator[tuple[str, Put]]:
 
 
 CHEAPEST_FIRST: tuple[Callable[[TrainArgs, Plan], Iterator[tuple[str, Put]]], ...] = (
-    _checkpoints, _loss, _batch, _offload, _optimiser, _quantised, _shorter,
+    _checkpoints, _loss, _batch, _offload, _optimiser, _quantised,
 )  # fmt: skip
