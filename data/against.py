@@ -43,7 +43,6 @@ def problems(card: Card, method: Any) -> Iterator[Problem]:
     shapes, layers = card.shapes, forecast.layer_count(card.shapes)
     if not shapes:
         return
-    blind = "is for models that read text alone. Choose lora."
     if isinstance(method, Freeze | Expand) and method.layers > layers:
         yield Problem("method.layers", f"{method.layers} is more than the {layers} layers of this model.")
     if isinstance(method, Freeze):
@@ -53,7 +52,8 @@ def problems(card: Card, method: Any) -> Iterator[Problem]:
                 said = f"No weight is called {pattern!r}. They are called {some}; * stands for anything."
                 yield Problem("method.modules", said)
     if models.sees(card.folder) and (method.virtual or isinstance(method, Expand)):
-        yield Problem("method.kind", f"{method.title} {blind}")
+        does = "learn a prompt" if method.virtual else "get new layers"
+        yield Problem("method.kind", f"Only models that read text alone can {does}. Choose lora.")
     yield from _targets(card, method)
     if isinstance(method, Lora):
         if any(last > layers for _, last in method.ranges):

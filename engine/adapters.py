@@ -74,8 +74,7 @@ def tuner(model: Any, args: TrainArgs, start: Start) -> Any:
 def virtual(model: Any, args: TrainArgs, start: Start) -> Any:
     """Prompt and prefix tuning."""
     if parts.sees(model):
-        said = f"{args.method.title} is for models that read text alone. Choose lora."
-        raise ArgsError([Problem("method.kind", said)])
+        raise ArgsError([Problem("method.kind", "Only models that read text alone can learn a prompt. Choose lora.")])
     made = hidden(_made(model, args, CONFIGS[args.method.kind], settings(args, "peft")))
     if isinstance(args.method, Prompt):
         weight = made.get_prompt_embedding_to_save("default")
@@ -126,7 +125,8 @@ def _layers(model: Any, args: TrainArgs, keywords: dict[str, Any]) -> dict[str, 
     targets = keywords.pop("target_modules")
     every = targets == ["all-linear"]
     wanted, part = parts.chosen(model, args), parts.Parts(model)
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    head = model.get_output_embeddings() or getattr(model, "score", None)  # what says the next token, or the score
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head]
     given = {one: [name for name in linear if part.of(name) == one] for one in sorted(wanted)}
     bare = [one for one, names in given.items() if not names]  # a part without linear layers is trained itself
     if not every:

@@ -82,7 +82,7 @@ def full(model: Any, args: TrainArgs, start: Start) -> Any:
 
 def expand(model: Any, args: TrainArgs, start: Start) -> Any:
     if parts.sees(model):
-        raise ArgsError([Problem("method.kind", "New layers are for models that read text alone. Choose lora.")])
+        raise ArgsError([Problem("method.kind", "Only models that read text alone can get new layers. Choose lora.")])
     model.requires_grad_(False)
     for layer in expanded(model, decoder_layers(model), args.method.layers):
         layer.requires_grad_(True)

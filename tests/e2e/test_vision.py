@@ -196,3 +196,17 @@ def test_a_text_with_the_sign_of_a_picture_in_it_is_refused(workspace: Path) -> 
 def test_packing_is_refused_for_a_model_that_sees(workspace: Path) -> None:
     with pytest.raises(ArgsError, match="data.packing.*not packed"):
         run(workspace, "llava", *LORA, "data.packing=true")
+
+
+@pytest.mark.parametrize("method", [["method=oft", "method.block_size=8"], ["method=tuner"]], ids=" ".join)
+def test_other_adapters_leave_every_part_alone_that_was_not_chosen(workspace: Path, method: list[str]) -> None:
+    found = run(workspace, "gemma3", *method)
+    part = Parts(model_of(workspace, "gemma3"))
+    names = [name.removeprefix("base_model.model.") for name in weights(found.model_path) if ".layers." in name]
+    assert names and {part.of(name) for name in names} == {"language"}
+
+
+@pytest.mark.parametrize("method", ["prompt", "prefix", "expand"])
+def test_a_learnt_prompt_and_new_layers_are_for_models_that_read_alone(workspace: Path, method: str) -> None:
+    with pytest.raises(ArgsError, match="Only models that read text alone can"):
+        run(workspace, "gemma3", f"method={method}", "method.tokens=4" if method != "expand" else "method.layers=1")
