@@ -68,8 +68,8 @@ def trainer(workspace: Path, kind: str, rows: Sequence[dict[str, Any]], *overrid
     model = methods.prepared(recipe.load(setting), args)
     made = recipe.Task(
         model=model, args=_config(recipe, args, run, setting.rows, setting.dtype, setting.device), train_dataset=data,
-        eval_dataset=data, data_collator=recipe.Collate(setting.tokenizer.pad_token_id), processing_class=setting.tokenizer,
-        **recipe.beside(setting, model),
+        eval_dataset=data, data_collator=recipe.Collate(setting.tokenizer.pad_token_id),
+        processing_class=setting.tokenizer, **recipe.beside(setting, model),
     )  # fmt: skip
     made.record(run, setting.report, setting.stop, keep=1)
     return made
