@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -134,8 +135,14 @@ class Grouped(Recording):
     def _calculate_rewards(
         self, inputs: list[dict[str, Any]], prompts: Any, completions: Any, completion_ids_list: list[list[int]]
     ) -> torch.Tensor:
-        """(answers, scorers), of all processes."""
-        return gather(self.judged(inputs, self.texts(completion_ids_list), self.scorers).to(self.args.device))
+        """(answers, scorers), of all processes; some of what was written goes to the run's events."""
+        answers = self.texts(completion_ids_list)
+        scores = self.judged(inputs, answers, self.scorers)
+        question = said(facts(inputs[0])["prompt"][-1])
+        worth = zip(answers, self.scorers.total(scores).tolist(), strict=True)
+        for answer, reward in islice(worth, min(SHOWN, self.num_generations)):
+            self.report.sample(self.state.global_step, question, answer.strip(), reward)
+        return gather(scores.to(self.args.device))
 
     def judged(
         self, asked: Sequence[Mapping[str, Any]], answers: Sequence[str], scorers: rewards.Scorers
@@ -148,18 +155,6 @@ class Grouped(Recording):
         """Answers as text, without what ends them."""
         bare = [ids[:-1] if ids[-1] in self.eos_token_ids else ids for ids in answers]
         return list(self.processing_class.batch_decode(bare, skip_special_tokens=True))
-
-    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        """As TRL does; then some of what was written goes to the run's events."""
-        found: dict[str, Any] = super()._generate_and_score_completions(inputs)
-        count = min(SHOWN, self.num_generations, len(inputs))
-        first = slice(-len(inputs), count - len(inputs) or None)
-        question = said(facts(inputs[0])["prompt"][-1])
-        scores = torch.tensor([list(self._logs["rewards"][name])[first] for name in self.reward_func_names]).T
-        answers = list(self._logs["completion"])[first]
-        for answer, reward in zip(answers, self.scorers.total(scores).tolist(), strict=True):
-            self.report.sample(self.state.global_step, question, answer.strip(), reward)
-        return found
 
     def _get_per_token_logps_and_entropies(self, model: Any, *given: Any, **more: Any) -> Any:
         """As TRL does, with positions that leave padding out; of the model at its start where that is asked for."""

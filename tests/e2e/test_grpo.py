@@ -290,7 +290,7 @@ def test_a_run_ends_early_when_the_held_out_reward_rises_no_more(workspace: Path
 
 
 @pytest.mark.slow
-def test_the_embedded_model_learns_to_answer_briefly(folder: Path, tmp_path: Path) -> None:
+def test_the_embedded_model_learns_how_to_begin(folder: Path, tmp_path: Path) -> None:
     """Within minutes on two cores: the reward rises clearly, and the model stays what it was."""
     for name in ("datasets", "models"):
         (tmp_path / name).mkdir()
@@ -298,16 +298,10 @@ def test_the_embedded_model_learns_to_answer_briefly(folder: Path, tmp_path: Pat
     asked = ["a cat", "the sea", "bread", "a train", "winter", "a book", "the moon", "tea"]
     rows = [json.dumps({"prompt": f"Tell me about {thing}."}) for thing in asked]
     (tmp_path / "datasets" / "things.jsonl").write_text("\n".join(rows))
-    rule = ["task.rewards.functions=length", "task.rewards.length=12", "task.rewards.length_is=target"]
-    sizes = [
-        "task.max_new_tokens=40",
-        "task.group=8",
-        "steps.batch_size=16",
-        "steps.accumulation=2",
-        "steps.max_steps=40",
-    ]
-    more = ["model=embedded", "data=things.jsonl", "model.dtype=auto", "optim.learning_rate=3e-4"]
-    run = train(tmp_path, "task=grpo", *more, *rule, *sizes, "method=lora", "data.max_length=256")
+    rule = ["task.rewards.functions=regex", "task.rewards.pattern=^[A-M]", "task.max_new_tokens=4", "task.group=8"]
+    sizes = ["steps.batch_size=32", "steps.accumulation=1", "steps.max_steps=20", "optim.learning_rate=3e-4"]
+    more = ["model=embedded", "data=things.jsonl", "model.dtype=auto", "data.max_length=256", "method=lora"]
+    run = train(tmp_path, "task=grpo", *more, *rule, *sizes)
     reward, kl = losses(run, "train/reward"), losses(run, "train/kl")
     assert sum(reward[-5:]) / 5 > sum(reward[:5]) / 5 + 0.2
     assert max(kl) < 5
