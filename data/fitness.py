@@ -18,7 +18,7 @@ from data.conversation import Kind, Row, answer_at
 from data.cut import Kept, View, shortened
 from data.finding import Finding, Level
 from data.mask import Rendered, learnt, locate
-from data.models import sees
+from data.models import called, is_base, sees
 from data.outcome import PARTS
 from data.prepare import suited
 from data.render import ChatTemplate, NoTemplate
@@ -71,6 +71,7 @@ class Subject:
     stops: frozenset[int]  # ids at which the model itself stops answering
     chosen: bool  # whether the template was chosen, and is not the model's own by default
     sees: bool = False  # whether the model takes pictures
+    base: bool = False  # whether it is known to have been taught no conversation, whatever template it brings
     write: Callable[[Row], list[Rendered]] | None = None
 
     @cached_property
@@ -185,7 +186,7 @@ def _try(template: ChatTemplate, folder: Path) -> None:
     except DataError:
         pass  # it wants another conversation; its rows will show
     except ModelError as problem:
-        family = suggest(folder.name)
+        family = suggest(called(folder))
         hint = f"Set Template to {family.name}, which is for models of this name." if family else problem.hint
         raise ModelError(problem.text, hint) from None
 
@@ -197,7 +198,8 @@ def _subject(folder: Path, template: str, changed: object) -> Subject:
     _try(chosen, folder)
     found = ChatTemplate.if_any(folder) if name else chosen
     own = None if isinstance(found, NoTemplate) else found
-    return Subject(folder.name, chosen, tokenizer, own, _stops(folder, tokenizer), bool(name), sees(folder))
+    stops = _stops(folder, tokenizer)
+    return Subject(called(folder), chosen, tokenizer, own, stops, bool(name), sees(folder), is_base(folder))
 
 
 def conversations(row: Row) -> list[tuple[Row, int]]:
@@ -327,14 +329,21 @@ def foreign(row: Row, subject: Subject) -> bool:
 def of_model(rows: Sequence[Row], subject: Subject, differs: bool) -> Iterator[Found]:
     """What there is to say about the model and the template alone; `differs` from the model's own text."""
     talks = [row for row in rows if row.kind != "text"]
-    if not subject.chosen or not talks:
+    if not talks:
         return
-    if subject.own is None:
+    hint = "A base model learns it from rows enough; if there is a chat model of the same family, start from that."
+    if subject.base and subject.own is not None:
+        said = (
+            f"{subject.model} is a base model, so it may never have seen the form of the chat template that it brings."
+        )
+        yield Found("base", "note", said, hint=hint)
+    elif subject.own is None and subject.chosen:
         said = (
             f"{subject.model} brings no chat template, so it has most likely never seen the form of {_name(subject)}."
         )
-        hint = "A base model learns it from rows enough; if there is a chat model of the same family, start from that."
         yield Found("base", "warning", said, hint=hint)
+    if not subject.chosen:
+        return
     if subject.own is None or differs:
         written = dict.fromkeys(STEERING.findall(_frame(talks[0], subject)))
         if lost := [word for word in written if subject.tokenizer.id(word) is None]:
@@ -343,8 +352,8 @@ def of_model(rows: Sequence[Row], subject: Subject, differs: bool) -> Iterator[F
 
 
 def unsuited(kind: Kind, takes: Sequence[str], title: str) -> str:
-    """What is wrong with rows of a kind that the task cannot learn from, and the tasks that can."""
-    fitting = [task.title for task in sections(Task) if kind in getattr(task, "takes", ())]
+    """What is wrong with rows of a kind that the task cannot learn from, and the tasks that usually do."""
+    fitting = [task.title for task in sections(Task) if task.takes[:1] == (kind,)]
     way_out = f"Choose {' or '.join(fitting)} under Task" if fitting else "Choose another dataset"
     wanted = " or ".join(KINDS[name] for name in takes)
     return f"{KINDS[kind]}, and {title} learns from {wanted}. {way_out}."

@@ -114,5 +114,6 @@ class Judgements:
         if total > 1 and min(good, bad) < RARE * total and (total >= ENOUGH or not min(good, bad)):
             text = f"{good:,} answers are labelled good and {bad:,} bad."
             rare = self._labels[good < bad] or self._labels[good >= bad]  # all, where the rarer is not there at all
-            hint = "KTO learns from the difference: add more of the rarer, or raise its weight."
+            way_out = "add more of the rarer, or raise its weight" if min(good, bad) else "add some of the other"
+            hint = f"KTO learns from the difference: {way_out}."
             yield about("balance", "warning", text, rare, hint)

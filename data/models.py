@@ -175,6 +175,24 @@ def card(folder: Path) -> Card:
     return _card(folder, files)
 
 
+def called(folder: Path) -> str:
+    """The name of the model in `folder`; that of a snapshot in a hub's cache is its repository's, and no commit."""
+    return _repository(folder).rpartition("/")[2] or folder.name
+
+
+def is_base(folder: Path) -> bool:
+    """Whether the list of known models has the one in `folder` as a base, which was not taught to converse."""
+    name, hub_id = called(folder), _repository(folder)
+    said = (entry["kind"] for entry in _known() if (hub_id in entry["hub"] if hub_id else entry["name"] == name))
+    return next(said, "") == "base"
+
+
+def _repository(folder: Path) -> str:
+    """The hub id of a snapshot in a hub's cache; empty for any other folder."""
+    cached = folder.parent.parent.name if folder.parent.name == "snapshots" else ""
+    return cached.removeprefix("models--").replace("--", "/") if cached.startswith("models--") else ""
+
+
 def sees(folder: Path) -> bool:
     """Whether the model in `folder` takes pictures beside text, by its config."""
     return isinstance(_json(folder / "config.json").get("vision_config"), dict)
@@ -205,7 +223,7 @@ def _card(folder: Path, files: tuple[tuple[str, int], ...]) -> Card:
     dtypes = [entry["dtype"] for entry in headers.values()]
     return Card(
         folder=folder,
-        name=folder.name,
+        name=called(folder),
         parameters=sum(math.prod(shape) for shape in shapes.values()),
         context=int(text.get("max_position_embeddings") or text.get("n_positions") or 0),
         dtype=max(set(dtypes), key=dtypes.count, default="").lower(),

@@ -16,7 +16,7 @@ from engine.contract.errors import DataError
 PARTS = {
     "turns": "lose their oldest turns",
     "prompt": "lose the start of what was asked",
-    "answer": "lose the end of the answer",
+    "answer": "lose the end of the answer with its end-of-turn",
     "row": "are left out",
 }
 

@@ -24,6 +24,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 from data.conversation import REASONING, Message
+from data.models import called
 from data.special import settings, special_tokens, tokenizer_config, vocabulary
 from data.templates import TEMPLATES, families, suggest
 from engine.contract.errors import DataError, ModelError
@@ -59,8 +60,8 @@ class ChatTemplate:
             return cls(override, _ours(override, model), tokens)
         sources = _sources(model)
         if "default" not in sources:
-            raise ModelError(*_missing(model.name))
-        return cls(model.name, sources["default"], tokens, sources.get("tool_use"))
+            raise ModelError(*_missing(called(model)))
+        return cls(called(model), sources["default"], tokens, sources.get("tool_use"))
 
     @classmethod
     def if_any(cls, model: str | Path, override: str | None = None) -> ChatTemplate:
@@ -68,7 +69,7 @@ class ChatTemplate:
         model = Path(model)
         if override or "default" in _sources(model):
             return cls.of(model, override)
-        return NoTemplate(model.name, "", special_tokens(model))
+        return NoTemplate(called(model), "", special_tokens(model))
 
     def marks(self, tools: list[dict[str, Any]] | None) -> bool:
         """Whether the template itself marks what the assistant says (`{% generation %}`)."""

@@ -224,6 +224,7 @@ def test_labels_are_looked_through():
     assert seen["contradiction"].rows == (7, 107)
     good = found([replace(row, label=True) for row in rows])
     assert good["balance"].text == "40 answers are labelled good and 0 bad."
+    assert good["balance"].hint.endswith("add some of the other.")  # no weight makes something of nothing
 
 
 def test_scores_that_are_all_the_same_are_said():

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from data import fitness, survey
+from data.conversation import Row
 from data.fitness import Found
 from data.inspection import Inspection
 from engine.contract import text
@@ -98,6 +99,27 @@ def test_a_base_model_with_a_chat_template_is_found_and_so_are_tokens_that_it_do
     assert "<|start_header_id|>" in kinds["pieces"].text and kinds["pieces"].level == "warning"
 
 
+@pytest.mark.parametrize(
+    ("place", "kinds"),
+    [
+        ("Qwen2.5-0.5B", ["base"]),
+        ("cache/models--Qwen--Qwen2.5-0.5B/snapshots/1a2b3c", ["base"]),
+        ("Qwen2.5-0.5B-Instruct", []),
+        ("cache/models--somebody--Qwen2.5-0.5B/snapshots/1a2b3c", []),
+    ],
+)
+def test_a_base_model_that_brings_a_chat_template_is_known_by_its_name_wherever_it_lies(tmp_path, place, kinds):
+    folder = model_folder(tmp_path / place)
+    (folder / "config.json").write_text("{}")
+    subject = fitness.subject(folder)
+    rows = [Row(GOOD[0]["messages"], None, "rows.jsonl", 1)]
+    found = list(fitness.of_model(rows, subject, differs=False))
+    assert [finding.kind for finding in found] == kinds
+    if found:
+        assert found[0].level == "note" and found[0].text.startswith("Qwen2.5-0.5B is a base model")
+    assert not list(fitness.of_model([Row([], None, "rows.txt", 1, "text", text="Plain.")], subject, differs=False))
+
+
 def test_a_model_whose_own_template_is_broken_is_refused_with_the_one_that_fits_it(tmp_path):
     folder = model_folder(tmp_path / "Qwen2.5-0.5B-Instruct", "{% for message in %}")
     (folder / "config.json").write_text("{}")
@@ -142,7 +164,8 @@ def test_rows_that_are_too_long_are_found_with_the_part_that_they_lose(look, cut
     rows = [talk("Hello? " * 20, "It is four.", "What is the answer? " * 4, "It is four. " * 4), *GOOD]
     found = look(rows, "data.max_length=80", f"data.cut={cut}")
     assert (found.cut, found.lost) == (1, {part: 1})
-    assert only(found, "cut").rows == (1,)
+    finding = only(found, "cut")
+    assert finding.rows == (1,) and ("with its end-of-turn" in finding.text) is (part == "answer")
 
 
 def test_rows_that_are_all_too_long_and_left_out_are_an_error(look):
