@@ -31,7 +31,7 @@ def known() -> dict[str, set[str]]:
     """The names that each upstream configuration takes; `trainer` by itself those that all tasks' trainers take."""
     import peft
 
-    from engine import methods, model
+    from engine import adapters, model
     from engine.recipes.run import RECIPES
 
     tasks = {kind: fields(importlib.import_module(module).Config) for kind, module in RECIPES.items()}
@@ -39,7 +39,7 @@ def known() -> dict[str, set[str]]:
     return {
         "trainer": set.intersection(*tasks.values()),
         **{f"trainer of {kind}": found for kind, found in tasks.items()},
-        **{f"peft of {kind}": fields(getattr(peft, config)) for kind, config in methods.CONFIGS.items()},
+        **{f"peft of {kind}": fields(getattr(peft, config)) for kind, config in adapters.CONFIGS.items()},
         "peft of tuner": set.intersection(*(fields(getattr(peft, one.config)) for one in TUNERS.values())),
         "model": {name for function in ours for name in inspect.signature(function).parameters},
     }
