@@ -23,7 +23,7 @@ MANAGED = {
     "eval_strategy", "eval_on_start", "resume_from_checkpoint", "load_best_model_at_end", "save_only_model", "bf16",
     "fp16", "use_cpu", "trust_remote_code", "remove_unused_columns", "dataset_kwargs", "packing", "padding_free",
     "max_length", "max_steps", "gradient_checkpointing", "disable_tqdm", "save_total_limit", "run_name", "data_seed",
-    "logging_nan_inf_filter",
+    "optim", "optim_args", "optim_target_modules", "lr_scheduler_kwargs", "use_liger_kernel", "logging_nan_inf_filter",
 }  # fmt: skip
 
 
