@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from importlib.util import find_spec
-from itertools import combinations
+from itertools import combinations, islice
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from engine.contract.errors import ArgsError, BoardError, Problem
 from engine.contract.fields import AUTO
 from engine.contract.imitation import Pretrain
 from engine.contract.machine import machine
+from engine.contract.making import Pairs
 from engine.contract.rules import Here, unmet
 from engine.contract.rundir import ENDED, Run
 
@@ -121,7 +122,8 @@ def _refs(args: EvaluateArgs | ServeArgs | ExportArgs) -> list[tuple[str, str]]:
 
 
 def _make(args: MakeArgs, workspace: Path, allowed: Sequence[Path], rows: bool) -> Iterator[Problem]:
-    yield from _datasets("data", args.data, workspace, allowed, rows)
+    look = _legible if isinstance(args.what, Pairs) else _datasets
+    yield from look("data", args.data, workspace, allowed, rows)
     if args.asks and args.endpoint.address == AUTO and not client.loaded(workspace):
         yield Problem("endpoint.address", " ".join(client.NOT_LOADED))
     if args.resume:
@@ -238,6 +240,20 @@ def _datasets(
             registry.count(entry)
             if rows and files.stamp(entry.path)[1] <= READ_WHOLE:
                 deque(registry.rows(entry.model_copy(update={"skip_bad": skip or entry.skip_bad})), maxlen=0)
+        except BoardError as problem:
+            yield _problem(path, problem)
+
+
+def _legible(
+    path: str, names: Sequence[str], workspace: Path, allowed: Sequence[Path], rows: bool
+) -> Iterator[Problem]:
+    """Whether records can be read at all: templates name columns, which need fit no format."""
+    for name in names:
+        try:
+            entry = registry.find(name, workspace, allowed)
+            found = files.read(entry.path, [] if entry.skip_bad else None, entry.reading)
+            whole = rows and files.stamp(entry.path)[1] <= READ_WHOLE
+            deque(found if whole else islice(found, 1), maxlen=0)
         except BoardError as problem:
             yield _problem(path, problem)
 

@@ -291,6 +291,6 @@ def _publish(args: MakeArgs, run: Run, journal: Path, harvest: Harvest, spent: S
     if harvest.failed:
         sentence += f" {len(harvest.failed):,} pieces failed."
     sentence += f" {spent.requests:,} requests, {spent.tokens_in:,} tokens read and {spent.tokens_out:,} written"
-    sentence += f", at a cost of {cost:.2f}." if cost else "."
+    sentence += f", at a cost of {f'{cost:,.2f}' if cost >= 0.01 else 'less than 0.01'}." if cost else "."
     facts = {"rows": len(rows), "dataset": path.name, "alike": harvest.alike, "failed": len(harvest.failed)}
     report.result(sentence, **facts, cost=cost, **asdict(spent))

@@ -95,3 +95,17 @@ def test_a_mistake_in_the_list_of_datasets_is_a_note_and_stops_nothing(workspace
     (note,) = preflight.notes(args, workspace)
     assert "a: it must hold fields" in note
     assert not preflight.problems(args, workspace)
+
+
+def test_pairs_are_made_from_columns_that_fit_no_format(here: Path, workspace: Path) -> None:
+    (here / "lands.csv").write_text("country,capital\nPeru,Lima\n")
+    (here / "broken.jsonl").write_text('{"country": \n')
+    words = ["endpoint.address=http://127.0.0.1:9", "what.question=What is the capital of {country}?"]
+
+    def found(file: str, kind: str) -> list[str]:
+        given = [f"data={here / file}", f"what.kind={kind}", *words[: 2 if kind == "pairs" else 1]]
+        return [str(problem) for problem in preflight.problems(args(*given, kind="make"), workspace)]
+
+    assert found("lands.csv", "pairs") == []
+    assert "country, capital fit no format" in "".join(found("lands.csv", "answer"))
+    assert "broken.jsonl, row 1: this is not valid JSON" in "".join(found("broken.jsonl", "pairs"))
