@@ -111,7 +111,7 @@ def test_settings_are_those_of_the_chosen_variant_by_their_upstream_names() -> N
 def test_further_settings_are_checked_against_the_trainers_own_names() -> None:
     from trl import SFTConfig
 
-    assert extra({"neftune_noise_alpha": 5}, SFTConfig) == {"neftune_noise_alpha": 5}
+    assert extra({"adam_epsilon": 1e-6}, SFTConfig) == {"adam_epsilon": 1e-6}
     with pytest.raises(ArgsError) as caught:
         extra({"learnin_rate": 1, "output_dir": "x"}, SFTConfig)
     assert [problem.path for problem in caught.value.problems] == ["extra.learnin_rate", "extra.output_dir"]
