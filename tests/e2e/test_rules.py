@@ -98,7 +98,7 @@ def unstarted(monkeypatch: pytest.MonkeyPatch) -> None:
 SHARED = {"deadline": None, "suppress_health_check": list(HealthCheck), "derandomize": True}
 
 
-@settings(max_examples=60, **SHARED)  # type: ignore[arg-type]
+@settings(max_examples=30, **SHARED)  # type: ignore[arg-type]
 @given(content=contents())
 def test_check_and_engine_agree_on_arguments_by_chance(
     workspace: Path,
