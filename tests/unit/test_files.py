@@ -13,29 +13,13 @@ from pathlib import Path
 
 import pyarrow
 import pytest
-from openpyxl import Workbook
 from pyarrow import ipc, parquet
 
-from data.files import Options, count, is_readable, parts_of, read, stamp
+from data.files import count, is_readable, parts_of, read, stamp
 from engine.contract.errors import DataError
+from tests.written import as_lines, records, workbook
 
 RECORDS = [{"prompt": "a, b", "completion": "一"}, {"prompt": "c\nd", "completion": "2"}]
-
-
-def records(path: Path, **options: object) -> list[dict]:
-    return [found.record for found in read(path, options=Options(**options))]
-
-
-def as_lines(rows: list[dict]) -> bytes:
-    return "\n".join(json.dumps(row, ensure_ascii=False) for row in rows).encode()
-
-
-def workbook(path: Path, *rows: list) -> Path:
-    book = Workbook()
-    for row in rows:
-        book.active.append(row)
-    book.save(path)
-    return path
 
 
 def test_reads_every_kind_of_file_alike(tmp_path):

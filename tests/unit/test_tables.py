@@ -6,33 +6,16 @@ import gzip
 import json
 from datetime import date, datetime
 from decimal import Decimal
-from pathlib import Path
 
 import pyarrow
 import pytest
 from openpyxl import Workbook
 from pyarrow import parquet
 
-from data.files import Options, encoding_of, read, sheets_of
+from data.files import encoding_of, read, sheets_of
 from data.tables import names_columns
 from engine.contract.errors import DataError
-
-
-def records(path: Path, **options: object) -> list[dict]:
-    return [found.record for found in read(path, options=Options(**options))]
-
-
-def as_lines(rows: list[dict]) -> bytes:
-    return "\n".join(json.dumps(row, ensure_ascii=False) for row in rows).encode()
-
-
-def workbook(path: Path, *rows: list) -> Path:
-    book = Workbook()
-    for row in rows:
-        book.active.append(row)
-    book.save(path)
-    return path
-
+from tests.written import as_lines, records, workbook
 
 # Encodings
 
