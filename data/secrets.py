@@ -72,6 +72,7 @@ SECRETS = (
     Sort("API key", ("sk-",), re.compile(r"\bsk-(?:[a-z]+\d*-)*[A-Za-z0-9_-]{32,}"), _varied),
     Sort("Google key", ("AIza",), re.compile(r"\bAIza[A-Za-z0-9_-]{35}"), _varied),
     Sort("Stripe key", ("k_live_",), re.compile(r"\b[rs]k_live_[A-Za-z0-9]{20,}"), _varied),
+    Sort("npm token", ("npm_",), re.compile(r"\bnpm_[A-Za-z0-9]{36}\b"), _varied),
     Sort("GitLab token", ("glpat-",), re.compile(r"\bglpat-[A-Za-z0-9_-]{20,}"), _varied),
     Sort("web token", ("eyJ",), re.compile(r"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}"), _varied),
     Sort("password in an address", ("://",), re.compile(r"://[^\s/:@?#]{1,64}:([^\s/@]{3,64})@"), _is_password, 1),
@@ -120,17 +121,17 @@ def masked(text: str, sorts: tuple[Sort, ...] = SECRETS + PERSONAL) -> str:
     return text
 
 
-def _first(sorts: tuple[Sort, ...]) -> Callable[[Utterance], str]:
+def _named(sorts: tuple[Sort, ...]) -> Callable[[Utterance], str]:
     def sees(utterance: Utterance) -> str:
-        return next((sort.name for sort, _ in found(utterance.everything, sorts)), "")
+        return " and ".join(dict.fromkeys(sort.name for sort, _ in found(utterance.everything, sorts)))
 
     return sees
 
 
 RULES = (
-    Rule("secret", "warning", "holds a secret", "hold secrets", _first(SECRETS),
+    Rule("secret", "warning", "holds a secret", "hold secrets", _named(SECRETS),
          "A model can say by heart what it was trained on: mask them, and have those in use changed.",
          "mask", said=True),
-    Rule("personal", "warning", "holds what leads to a person", "hold what leads to a person", _first(PERSONAL),
+    Rule("personal", "warning", "holds what leads to a person", "hold what leads to a person", _named(PERSONAL),
          "Mask what people have not agreed to.", "mask", said=True),
 )  # fmt: skip

@@ -6,7 +6,8 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -144,6 +145,38 @@ def test_offline_is_said_at_once(reached: Hub, tmp_path: Path, monkeypatch: pyte
     assert "hub cannot be reached" in said["text"] and "HF_HUB_OFFLINE" in said["hint"]
 
 
+@contextmanager
+def modelscope(monkeypatch: pytest.MonkeyPatch, answer: Callable[[str, str], bytes]) -> Iterator[list[str]]:
+    """A ModelScope on loopback: `answer(path, file)` says what it sends, `file` being what the query names. Yields all
+    that it was asked for."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            path, _, query = self.path.partition("?")
+            body = answer(path, parse_qs(query).get("FilePath", [""])[0])
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("MODELSCOPE_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+        yield asked
+        server.shutdown()
+
+
+def blob(name: str, content: bytes) -> dict[str, Any]:
+    """A file as ModelScope lists it."""
+    return {"Type": "blob", "Path": name, "Size": len(content), "Sha256": hashlib.sha256(content).hexdigest()}
+
+
 def test_a_model_of_modelscope_lands_in_the_workspace_and_is_found_by_its_id(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,44 +188,16 @@ def test_a_model_of_modelscope_lands_in_the_workspace_and_is_found_by_its_id(
         "model.safetensors": WEIGHTS[:1000],
         "pytorch_model.bin": b"x",
     }
-    asked: list[str] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            path, _, query = self.path.partition("?")
-            asked.append(self.path)
-            if path.endswith("/repo/files"):
-                files = [{"Type": "blob", "Path": name, "Size": len(body), "Sha256": hashlib.sha256(body).hexdigest()}
-                         for name, body in content.items()]  # fmt: skip
-                body = json.dumps(
-                    {"Code": 200, "Data": {"Files": [*files, {"Type": "tree", "Path": "figures"}]}}
-                ).encode()
-            else:
-                body = content[parse_qs(query)["FilePath"][0]]
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setenv("MODELSCOPE_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-        monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    files = [*(blob(name, body) for name, body in content.items()), {"Type": "tree", "Path": "figures"}]
+    listed = json.dumps({"Code": 200, "Data": {"Files": files}}).encode()
+    with modelscope(monkeypatch, lambda path, file: listed if path.endswith("/files") else content[file]) as asked:
         args = text.parse({}, ["id=me/there", "hub=modelscope"], kind="download")
         run = start.start(tmp_path, "download", text.dump(args), devices=())
         assert ended(run) == "done", run.log_path.read_text()
-        server.shutdown()
     folder = models.find("me/there", tmp_path).folder
     assert folder == tmp_path / "models" / "there"
-    assert sorted(file.name for file in folder.iterdir()) == [
-        ".hub.json",
-        "config.json",
-        "model.safetensors",
-        "tokenizer.json",
-    ]
+    names = {file.name for file in folder.iterdir()}
+    assert names == {".hub.json", "config.json", "model.safetensors", "tokenizer.json"}
     assert (folder / "model.safetensors").read_bytes() == WEIGHTS[:1000]
     assert not any("pytorch_model" in path for path in asked)
     assert models.find("you/there", tmp_path).folder is None  # another model of the same name
@@ -203,33 +208,15 @@ def test_a_dataset_of_a_hub_is_listed_when_it_has_come(tmp_path: Path, monkeypat
 
     rows = b'{"instruction": "1 + 1", "output": "2"}\n{"instruction": "1 + 2", "output": "3"}\n'
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            path = self.path.partition("?")[0]
-            files = [
-                {"Type": "blob", "Path": "train.jsonl", "Size": len(rows), "Sha256": hashlib.sha256(rows).hexdigest()}
-            ]
-            if path.endswith("/repo/tree"):
-                body = json.dumps({"Data": {"Files": files}}).encode()
-            elif path.endswith("/repo"):
-                body = rows
-            else:
-                body = json.dumps({"Data": {"Id": 7, "License": "MIT"}}).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def answer(path: str, file: str) -> bytes:
+        if path.endswith("/repo"):
+            return rows
+        tree = {"Files": [blob("train.jsonl", rows)]}
+        return json.dumps({"Data": tree if path.endswith("/tree") else {"Id": 7, "License": "MIT"}}).encode()
 
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setenv("MODELSCOPE_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-        monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    with modelscope(monkeypatch, answer):
         args = text.parse({}, ["id=me/sums", "of=dataset", "hub=modelscope"], kind="download")
         run = start.start(tmp_path, "download", text.dump(args), devices=())
         assert ended(run) == "done", run.log_path.read_text()
-        server.shutdown()
     (entry,) = [entry for entry in registry.entries(tmp_path) if entry.origin == "modelscope:me/sums"]
     assert entry.licence == "MIT" and registry.count(entry).rows == 2

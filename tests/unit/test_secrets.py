@@ -19,6 +19,7 @@ KEYS = {
     "API key": "sk-proj-" + "a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6",
     "Google key": "AIza" + "SyA1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q",
     "Stripe key": "sk_live_" + "a1B2c3D4e5F6g7H8i9J0k1L2",
+    "npm token": "npm_" + "a1B2c3D4e5F6" * 3,
     "GitLab token": "glpat-" + "a1B2c3D4e5F6g7H8i9J0",
     "web token": "eyJhbGciOiJIUzI1NiJ9." + "eyJzdWIiOiIxMjM0NTY3ODkwIn0." + "dozjgNryP4J3jVmNHl0w5N",
     "password in an address": "Tr0ub4dor&3",
@@ -45,6 +46,12 @@ def test_each_sort_is_found_counted_masked_and_never_said(sort, said):
     masked = secrets.masked(text)
     assert masked == around(sort, f"[{sort}]")
     assert findings.look([chat(1, "How do I sign in?", masked)]) == []
+
+
+def test_a_row_with_several_sorts_is_one_row_and_names_them_all():
+    said = f"{KEYS['AWS key']} or {KEYS['GitHub token']}, and again {KEYS['AWS key']}"
+    [finding] = findings.look([chat(1, "Which keys?", said)])
+    assert finding.text == "1 row holds a secret: AWS key and GitHub token (1)."
 
 
 @pytest.mark.parametrize(
