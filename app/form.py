@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
@@ -37,11 +37,16 @@ class Form:
     """The components of one tree of arguments. Build it inside the page, in any order, each field once."""
 
     def __init__(
-        self, root: type[Args], name: str, offered: Mapping[str, Sequence[str]], decided: Args | None = None
-    ) -> None:
-        """offered: the lists that `choices_from` names; decided: arguments that say what `auto` comes to here."""
+        self, root: type[Args], name: str, offered: Mapping[str, Sequence[str]], decided: Args | None = None,
+        lacking: Callable[[str, str], str] | None = None,
+    ) -> None:  # fmt: skip
+        """offered: the lists that `choices_from` names; decided: arguments that say what `auto` comes to here.
+
+        lacking(path, choice): why a choice cannot be made on this machine, in a few words, or nothing.
+        """
         self.root = root
         self._decided = decided.model_dump(mode="json") if decided else {}
+        self._lacking = lacking or (lambda path, choice: "")
         self.name = name
         self.offered = dict(offered)
         self.specs = {_key(spec): spec for spec in walk(root)}
@@ -151,10 +156,12 @@ class Form:
         return gr.Textbox(value=value, lines=spec.lines, max_lines=max(1, spec.lines), html_attributes=PLAIN, **options)
 
     def choices(self, spec: Spec, resolved: Any = None) -> list[tuple[str, str]]:
-        """The choices of a dropdown, as (shown, value); `auto` says what it comes to when that is known."""
+        """The choices of a dropdown, as (shown, value): `auto` says what it comes to when that is known, and a choice
+        that cannot be made here why not."""
         names = (*([AUTO] if spec.auto and AUTO not in spec.choices else []), *(spec.choices or SWITCH))
         known = self.raw(spec, resolved) if resolved not in (None, AUTO) else ""
-        return [(f"auto ({known})" if name == AUTO and known else name, name) for name in names]
+        beside = {name: self._lacking(spec.path, name) for name in spec.choices} | ({AUTO: known} if known else {})
+        return [(f"{name} ({beside[name]})" if beside.get(name) else name, name) for name in names]
 
     # Values
 

@@ -92,9 +92,12 @@ def _method(args: TrainArgs) -> str:
     if isinstance(args.method, Lora):
         kind = "DoRA" if args.method.dora else "LoRA"
         return f"{kind}, rank {args.method.rank}"
+    if isinstance(args.method, Freeze) and args.method.which == "spectrum":
+        return f"the {args.method.share:.0%} of each kind of matrix with the most signal"
     if isinstance(args.method, Freeze):
-        return f"the last {args.method.layers} layers" if args.method.layers > 1 else "the last layer"
-    return "all weights"
+        which = args.method.which
+        return f"the {which} {args.method.layers} layers" if args.method.layers > 1 else f"the {which} layer"
+    return "all weights" if args.method.kind == "full" else args.method.title
 
 
 def _time(found: Forecast) -> str:
@@ -155,14 +158,15 @@ def _needs(plan: Plan) -> str:
 
 def _checks(found: Forecast) -> str:
     """What is as it should be, in one line; a line for each of the machine's notes."""
-    good, rows = [], found.rows
+    good, rows, task = [], found.rows, found.args.task
+    plain = task.takes == ("text",)  # whose rows have no turns to render, nor answers
     wrong = {finding.kind for finding in rows.findings} if rows else set()
-    if found.args.model.template == "auto" and found.card and found.card.template == "own":
+    if not plain and found.args.model.template == "auto" and found.card and found.card.template == "own":
         good.append("The chat template is the model's own.")
     if rows and rows.used:
-        if found.args.task.generates:
+        if task.generates:
             good.append("The rows ask, and the model writes the answers.")
-        elif not wrong & {"open", "open_earlier", "stop"}:
+        elif not (plain or task.head == "score" or wrong & {"open", "open_earlier", "stop"}):
             good.append("The end of each answer is trained.")
         if not rows.cut:
             good.append(f"No row is cut; the longest has {rows.longest:,} tokens.")

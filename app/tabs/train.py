@@ -24,18 +24,21 @@ from app.theme import Help, sentence_error
 from data import models, registry, render
 from engine.contract import auto, machine, text
 from engine.contract.args import TrainArgs
+from engine.contract.clusters import CLUSTERS
 from engine.contract.errors import BoardError
-from engine.contract.fields import kind, sections
+from engine.contract.fields import AUTO, kind, sections
+from engine.contract.rules import Here, lacking
 from engine.contract.tasks import Task
 
 TITLE = "Train"
+HERE = "here"
+PLACES = {
+    HERE: "This machine", "machines": "Machines by hand", "slurm": "Slurm", "ray": "Ray", "kubernetes": "Kubernetes",
+}  # fmt: skip
 WATCH_SECONDS = 1.0
 COUNT_SECONDS = 1.0
-BASICS = (
-    "task", "method", "optim.learning_rate", "steps.epochs", "steps.max_steps", "steps.batch_size",
-    "steps.accumulation",
-    "data.max_length", "data.split", "model.dtype", "steps.seed",
-)  # fmt: skip
+# With the model, the data, the task, the method and the name not more than a dozen fields for who only wants SFT.
+BASICS = ("task", "method", "optim.learning_rate", "steps.epochs", "steps.batch_size", "data.max_length", "data.split")
 ROWS_DEPEND_ON = (
     "model.path", "model.template", "task.kind", "data.train", "data.validation", "data.fill", "data.train_on",
     "data.thoughts", "data.max_length", "data.cut", "data.split", "data.mix", "data.until", "data.weights",
@@ -75,7 +78,10 @@ class Train:
     def __init__(self, board: Board) -> None:
         self.board, self.workspace, self.allowed = board, board.workspace, board.allowed
         decided = auto.resolved(TrainArgs(), auto.Facts(machine.machine(), 1))
-        self.form = Form(TrainArgs, "train", self._offered(), decided)
+        args, here = TrainArgs(), Here.of(AUTO)
+        self.form = Form(
+            TrainArgs, "train", self._offered(), decided, lambda path, choice: lacking(args, path, choice, here)
+        )
         with gr.Row(elem_classes="tb-columns"):
             with gr.Column(scale=5, min_width=560):
                 self._left()
@@ -102,7 +108,7 @@ class Train:
                 form.field("method.kind")
             self.qlora = gr.Button("QLoRA: LoRA on a 4-bit base", size="sm", elem_id="train-qlora")
             form.fields(*BASICS)
-            form.more(leave_out=("name", "description"))
+            form.more(leave_out=("name",))
 
     def _right(self) -> None:
         with gr.Column(elem_classes="tb-card", elem_id="train-plan") as self.plan:
@@ -116,7 +122,6 @@ class Train:
                 )
                 self.unload = gr.Button("Unload chat", size="sm")
             self.form.field("name", placeholder="a few words, or empty")
-            self.form.field("description", placeholder="what this run is to find out")
             with gr.Row(elem_classes="tb-actions"):
                 self.start = gr.Button(
                     "Start", variant="primary", elem_id="train-start", interactive=False, min_width=0
@@ -129,14 +134,14 @@ class Train:
             self.said = gr.HTML(elem_id="train-said", padding=False)
             self.saved = gr.HTML(html_template="", js_on_load=SAVE, elem_classes="tb-channel", padding=False)
             with gr.Column(visible=False, elem_id="train-previewed") as self.previewed:
+                self.place = gr.Radio(
+                    [(said, name) for name, said in PLACES.items()], value=HERE, label="The same run from a terminal",
+                    elem_id="train-place", elem_classes="tb-segmented tb-many",
+                )  # fmt: skip
                 self.command = gr.Code(
-                    label="The same run from a terminal",
-                    language="shell",
-                    interactive=False,
-                    wrap_lines=True,
-                    lines=2,
-                    show_line_numbers=False,
-                )
+                    show_label=False, language="shell", interactive=False, wrap_lines=True, lines=2, max_lines=24,
+                    show_line_numbers=False, elem_id="train-command",
+                )  # fmt: skip
                 self.yaml = gr.Code(label="args.yaml", language="yaml", interactive=False, max_lines=24)
         with gr.Column(elem_classes="tb-card", visible=False, elem_id="train-live") as self.live_card:
             with gr.Row(elem_classes="tb-card-top"):
@@ -185,7 +190,8 @@ class Train:
 
         base = [form.components[key, ""] for key in ("method.kind", "model.quantisation")]
         self.qlora.click(lambda: ("lora", "nf4"), None, base, **QUIET)
-        self.preview.click(self._preview, inputs, [self.previewed, self.yaml, self.command, self.said], **QUIET)
+        previewed = [self.previewed, self.yaml, self.place, self.command, self.said]
+        gr.on([self.preview.click, self.place.input], self._preview, [self.place, *inputs], previewed, **QUIET)
         self.save.click(self._save, inputs, [self.saved, self.said], **QUIET)
         everything = [*inputs, self.said]
         self.load.upload(self._load, self.load, everything, **QUIET)
@@ -316,12 +322,16 @@ class Train:
                 runs.stop(found.run)
         return self._changed(*values)
 
-    def _preview(self, *values: Any) -> list[Any]:
+    def _preview(self, place: str, *values: Any) -> list[Any]:
+        """The arguments as a file, and the command or the job that starts them in a place."""
         try:
             args = self._usable(values)
         except BoardError as problem:
-            return [gr.Column(visible=False), "", "", sentence_error(problem.text, problem.hint)]
-        return [gr.Column(visible=True), text.dump(args), ledger.command(args, self.workspace), ""]
+            return [gr.Column(visible=False), "", gr.skip(), "", sentence_error(problem.text, problem.hint)]
+        if place == HERE and args.launch.machines > 1:
+            place = "machines"
+        told = ledger.command(args, self.workspace) if place == HERE else CLUSTERS[place](args)
+        return [gr.Column(visible=True), text.dump(args), place, told, ""]
 
     def _save(self, *values: Any) -> list[Any]:
         try:

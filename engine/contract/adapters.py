@@ -26,6 +26,11 @@ class Adapter(Section):
     virtual: ClassVar[bool] = False
     quantised: ClassVar[tuple[str, ...]] = (*INT8, *BITS4, *TORCHAO)
 
+    @property
+    def learns_tokens(self) -> bool:
+        """Whether what stands for single tokens can be trained beside the adapter."""
+        return False
+
     def problems(self) -> Iterator[Problem]:
         """Rules between the method's own fields."""
         yield from ()
@@ -65,7 +70,6 @@ class Lora(Adapter):
         when="Rarely; change the learning rate first.",
         usual="auto: twice the rank",
         to="peft.lora_alpha",
-        basic=True,
         gt=0,
     )
     dropout: float = arg(

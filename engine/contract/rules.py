@@ -50,11 +50,15 @@ class Here:
 
 
 class Need(NamedTuple):
-    """A rule that holds on some machines only; `text` is formatted with `args`, `here` and `solver`."""
+    """A rule that holds on some machines only; `text` and `short` are formatted with `args`, `here` and `solver`.
+
+    short: the reason in a few words, to stand beside a choice before it is made.
+    """
 
     path: str
     broken: Callable[[TrainArgs, Here], bool]
     text: str
+    short: str = ""
 
 
 @cache
@@ -210,6 +214,20 @@ RULES: tuple[Rule, ...] = (
     Rule("model.rope", lambda args: args.model.rope != "none" and getattr(args.task, "start", "weights") == "scratch",
          "A model from scratch (task.start) has no positions to stretch. Set model.rope to none, and the context in "
          "task.size."),
+    Rule("model.new_tokens", lambda args: bool(args.model.new_tokens) and not args.method.learns_tokens,
+         "{args.method.title} (method.kind) leaves the embeddings as they are, so the new tokens would learn nothing. "
+         "Choose lora or full, or freeze with method.embeddings on; or leave model.new_tokens empty."),
+    Rule("model.new_tokens",
+         lambda args: bool(args.model.new_tokens) and getattr(args.task, "start", "weights") == "scratch",
+         "A model from scratch (task.start) learns its tokens from the rows (task.vocabulary). Leave model.new_tokens "
+         "empty."),
+    Rule("model.new_tokens", lambda args: bool(args.model.new_tokens) and bool(_of_lora(args, "start_from")),
+         "The adapter {args.method.start_from} (method.start_from) belongs to the model as it was. Leave it empty, or "
+         "model.new_tokens."),
+    Rule("model.new_tokens",
+         lambda args: bool(args.model.new_tokens) and args.method.adapter and args.launch.shards,
+         "An adapter learns single tokens, and {args.launch.strategy} (launch.strategy) shares whole matrices out. "
+         "Set launch.strategy to ddp, or method.kind to full."),
     # Optimiser
     Rule("optim.optimiser", lambda args: _solver(args).matrices and args.method.adapter,
          "{args.optim.optimiser} saves the memory of training the model's own weights, and {args.method.kind} "
@@ -264,35 +282,45 @@ NEEDS: tuple[Need, ...] = (
          "PyTorch has no attention on a CPU whose rows can be split. Set it to 1."),
     Need("launch.strategy", lambda args, here: args.launch.strategy in ("zero2", "zero3") and here.device == "cpu",
          "DeepSpeed ({args.launch.strategy}) shares work among accelerators, and this run is on a CPU. Set "
-         "launch.strategy to ddp or fsdp."),
+         "launch.strategy to ddp or fsdp.",
+         "needs accelerators"),
     Need("launch.strategy",
          lambda args, here: args.launch.strategy in ("zero2", "zero3") and here.device != "cpu"
          and here.lacks("deepspeed"),
          "{args.launch.strategy} needs a package that is not installed. Set launch.strategy to fsdp, or: "
-         "pip install deepspeed"),
+         "pip install deepspeed",
+         "needs pip install deepspeed"),
     Need("optim.optimiser", lambda args, here: bool(_solver(args).package) and here.lacks(_solver(args).package),
-         "{args.optim.optimiser} needs a package that is not installed. Choose adamw_torch, or: {solver.install}"),
+         "{args.optim.optimiser} needs a package that is not installed. Choose adamw_torch, or: {solver.install}",
+         "needs {solver.install}"),
     Need("optim.optimiser", lambda args, here: _solver(args).device not in ("", here.device),
-         "{args.optim.optimiser} is for devices of another kind ({solver.device}). Choose adamw_torch."),
+         "{args.optim.optimiser} is for devices of another kind ({solver.device}). Choose adamw_torch.",
+         "for {solver.device} only"),
     Need("compute.offload", lambda args, here: args.compute.offload and here.device == "cpu",
          "On a CPU activations lie in main memory already. Turn compute.offload off."),
     Need("compute.loss", lambda args, here: args.compute.loss == "liger" and here.device == "cpu",
-         "liger's kernels need a GPU. Set compute.loss to auto, which takes the loss in chunks on any device."),
+         "liger's kernels need a GPU. Set compute.loss to auto, which takes the loss in chunks on any device.",
+         "needs a GPU"),
     Need("model.attention", lambda args, here: args.model.attention in FLASH and here.device == "cpu",
-         "Flash attention needs a GPU. Set model.attention to auto."),
+         "Flash attention needs a GPU. Set model.attention to auto.",
+         "needs a GPU"),
     Need("model.attention",
          lambda args, here: args.model.attention in FLASH and here.device != "cpu"
          and here.lacks(FLASH[args.model.attention]),
          "Flash attention needs a package that is not installed. Set model.attention to auto, or: "
-         "pip install flash-attn"),
+         "pip install flash-attn",
+         "needs pip install flash-attn"),
     Need("model.quantisation", lambda args, here: args.model.quantisation == "torchao_int8" and here.lacks("torchao"),
          "torchao_int8 needs a package that is not installed. Set model.quantisation to int8, or: "
-         "pip install torchao~=0.18.0"),
+         "pip install torchao~=0.18.0",
+         "needs pip install torchao~=0.18.0"),
     Need("model.quantisation",
          lambda args, here: args.model.quantisation in ("int8", "nf4", "fp4") and here.lacks("bitsandbytes"),
-         "{args.model.quantisation} needs a package that is not installed: pip install bitsandbytes"),
+         "{args.model.quantisation} needs a package that is not installed: pip install bitsandbytes",
+         "needs pip install bitsandbytes"),
     Need("model.dtype", lambda args, here: args.model.dtype == "fp16" and here.device == "cpu",
-         "fp16 training needs a GPU. Set model.dtype to auto, bf16 or fp32."),
+         "fp16 training needs a GPU. Set model.dtype to auto, bf16 or fp32.",
+         "needs a GPU"),
 )  # fmt: skip
 
 
@@ -308,3 +336,14 @@ def unmet(args: TrainArgs, here: Here) -> Iterator[Problem]:
     for need in NEEDS:
         if need.broken(args, here):
             yield Problem(need.path, need.text.format(args=args, here=here, solver=_solver(args)))
+
+
+def lacking(args: TrainArgs, path: str, value: Any, here: Here) -> str:
+    """Why `args` could not have `value` at `path` (`section.name`) here, in a few words; empty where they could."""
+    needs = [need for need in NEEDS if need.path == path]
+    if not needs:
+        return ""
+    section, _, name = path.rpartition(".")
+    # Unchecked: what else the choice goes with is not asked.
+    tried = args.model_copy(update={section: getattr(args, section).model_copy(update={name: value})})
+    return next((need.short for need in needs if need.broken(tried, here)), "").format(args=tried, here=here, solver=_solver(tried))

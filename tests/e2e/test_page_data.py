@@ -117,6 +117,7 @@ def test_a_file_is_brought_mapped_mended_saved_and_trained_on(open_data, fresh_w
     page.locator("#train-rows > button").click()
     expect(page.locator("#train-rows-seen .tb-learnt").first).to_be_visible()
     expect(page.locator("#train-rows-seen")).to_contain_text("Und in Bern.")
+    page.locator("#train-more-steps > button").click()
     page.locator("#train-steps-max_steps input").fill("2")
     expect(page.locator("#train-start")).to_be_enabled()
     page.locator("#train-start").click()
@@ -364,3 +365,18 @@ def test_findings_of_a_large_file_are_looked_for_in_all_of_it_and_mended(open_da
     expect(findings).not_to_contain_text("exact cop")
     page.get_by_role("button", name="First rows").click()
     expect(page.locator("#data-place")).to_contain_text("1 to 50 of 20,000")
+
+
+def test_on_a_wide_page_labels_stand_above_choices_and_a_long_choice_ends_before_its_arrow(open_data, odd):
+    page = open_data()
+    page.set_viewport_size({"width": 1920, "height": 900})
+    page.locator("#data-to-make").click()
+    kinds = page.locator("#make-what-kind")
+    label, first = kinds.get_by_test_id("block-info").bounding_box(), kinds.locator("label").first.bounding_box()
+    assert label["y"] + label["height"] <= first["y"]
+
+    bring(page, odd)
+    expect(page.locator("#data-format input")).to_be_visible()
+    room = "input => input.getBoundingClientRect().right - parseFloat(getComputedStyle(input).paddingRight)"
+    arrow = page.locator("#data-format .dropdown-arrow").bounding_box()
+    assert page.locator("#data-format input").evaluate(room) <= arrow["x"]

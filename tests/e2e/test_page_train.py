@@ -59,6 +59,30 @@ def test_nonsense_marks_the_field_and_holds_start_back(start_board, open_page, f
     expect(page.locator("#train-optim-learning_rate")).not_to_have_class(re.compile("tb-wrong"))
 
 
+def test_who_only_wants_sft_meets_a_dozen_fields(start_board, open_page, fresh_workspace):
+    page = open_page(start_board(fresh_workspace).url)
+    ready(page)
+    seen = "all => all.filter(one => one.offsetParent && one.querySelector('input, textarea')).map(one => one.id)"
+    fields = page.locator("[id^='train-'].block").evaluate_all(seen)
+    assert "train-optim-learning_rate" in fields and len(fields) <= 12, fields
+
+
+def test_a_run_on_several_machines_is_written_down_for_a_cluster(start_board, open_page, fresh_workspace):
+    page = open_page(start_board(fresh_workspace).url)
+    ready(page)
+    page.locator("#train-preview").click()
+    command = page.locator("#train-command")
+    expect(command).to_contain_text("python -m engine train")
+    page.locator("#train-place").get_by_text("Slurm").click()
+    expect(command).to_contain_text("#SBATCH --nodes=1")
+    page.locator("#train-more-launch > button").click()
+    page.locator("#train-launch-machines input").fill("2")
+    page.locator("#train-preview").click()
+    expect(command).to_contain_text("#SBATCH --nodes=2")
+    page.locator("#train-place").get_by_text("This machine").click()
+    expect(command).to_contain_text("launch.number=1")
+
+
 def test_a_closed_accordion_does_not_scroll_sideways(start_board, open_page, fresh_workspace):
     page = open_page(start_board(fresh_workspace).url)
     ready(page)
@@ -133,6 +157,7 @@ def test_arguments_are_saved_and_loaded_and_every_mistake_in_a_file_is_said(
     page = open_page(start_board(fresh_workspace).url)
     ready(page)
     page.locator("#train-method-lora-rank input").fill("7")
+    page.locator("#train-more-method-lora > button").click()
     expect(page.locator("#train-method-lora-alpha input")).to_have_attribute("placeholder", "auto: 14")
     with page.expect_download() as download:
         page.locator("#train-save").click()

@@ -9,7 +9,7 @@ import gradio as gr
 import pytest
 
 from app.form import Form
-from engine.contract import auto, text
+from engine.contract import auto, rules, text
 from engine.contract.args import KINDS, TrainArgs
 from engine.contract.fields import walk
 from engine.contract.machine import Machine
@@ -115,6 +115,32 @@ def test_a_dropdown_says_what_auto_comes_to():
     assert dtype.choices[0] == ("auto (fp32)", "auto")
     assert dtype in form.dropdowns
     assert len(form.relabelled(decided)) == len(form.dropdowns)
+
+
+def test_a_choice_that_cannot_be_made_here_says_why_before_it_is_made():
+    with gr.Blocks():
+        form = Form(TrainArgs, "x", OFFERED, lacking=lambda path, choice: "needs a GPU" if choice == "fp16" else "")
+        dtype = form.field("model.dtype")
+    assert ("fp16 (needs a GPU)", "fp16") in dtype.choices
+    assert ("bf16", "bf16") in dtype.choices
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_choices_are_labelled_by_what_this_machine_lacks(device, monkeypatch):
+    monkeypatch.setattr(rules, "_installed", lambda package: False)
+    here, default, labelled = rules.Here(device), TrainArgs(), {}
+    for spec in walk(TrainArgs):
+        for choice in spec.choices:
+            if said := rules.lacking(default, spec.path, choice, here):
+                labelled[spec.path, choice] = said
+                assert len(said) < 50
+    assert labelled["optim.optimiser", "galore_adamw"] == "needs pip install galore-torch"
+    assert labelled["model.quantisation", "nf4"] == "needs pip install bitsandbytes"
+    assert ("optim.optimiser", "adamw_torch") not in labelled
+    on_cpu = {path for path, _ in labelled}
+    assert ({"compute.loss", "model.dtype"} <= on_cpu) == (device == "cpu")
+    attention = labelled["model.attention", "flash_attention_2"]
+    assert attention == ("needs a GPU" if device == "cpu" else "needs pip install flash-attn")
 
 
 def test_an_accordion_counts_the_fields_in_it_that_were_changed():

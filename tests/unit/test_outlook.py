@@ -42,6 +42,17 @@ def plain(html: str) -> str:
 
 
 class TestWords:
+    def test_plain_text_has_no_template_and_no_answers(self, look, workspace):
+        texts = "".join(json.dumps({"text": f"The cat number {number} sat on a mat."}) + "\n" for number in range(8))
+        (workspace / "datasets" / "texts.jsonl").write_text(texts, encoding="utf-8")
+        said = plain(outlook.outlook(look(task="pretrain", data={"train": ["texts.jsonl"]})))
+        assert "No row is cut" in said
+        assert "template" not in said and "answer" not in said
+
+    def test_each_method_is_called_by_its_name(self, look):
+        for kind, name in {"full": "all weights", "ia3": "(IA)³", "expand": "New layers", "oft": "OFT"}.items():
+            assert f"({name})" in plain(outlook.outlook(look(method=kind)))
+
     def test_good_rows_may_start_and_nothing_is_wrong(self, look):
         found = look()
         said = plain(outlook.outlook(found))
