@@ -39,11 +39,9 @@ SMALL = {
 }  # fmt: skip
 QUICK = ("lora", "full", "freeze", "oft", "ia3", "prompt", "prefix", "expand", "vera", "lora on nf4")
 # What a task wants said beside its name, so that two steps of it take a moment.
+RULE = ["task.max_new_tokens=4", "task.rewards.functions={regex: 1}", "task.rewards.pattern='[A-Z]'"]
 SAID = {
-    "grpo": ["task.group=2", "task.max_new_tokens=4", "task.rewards.functions={length: 1}"],
-    "rloo": ["task.group=2", "task.max_new_tokens=4", "task.rewards.functions={length: 1}"],
-    "ppo": ["task.max_new_tokens=4", "task.rewards.functions={length: 1}"],
-    "pretrain": ["data.max_length=32"],
+    "grpo": ["task.group=4", *RULE], "rloo": ["task.group=4", *RULE], "ppo": RULE, "pretrain": ["data.max_length=32"],
 }  # fmt: skip
 COMMON = ["steps.max_steps=3", "record.save_every=2", "steps.batch_size=2", "steps.accumulation=2"]
 # Reloads what a run left behind, in a process that has never seen it, and says what it makes of a few tokens.
