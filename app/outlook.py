@@ -94,7 +94,7 @@ def _method(args: TrainArgs) -> str:
         return f"{kind}, rank {args.method.rank}"
     if isinstance(args.method, Freeze) and args.method.which == "spectrum":
         return f"the {args.method.share:.0%} of each kind of matrix with the most signal"
-    if isinstance(args.method, Freeze):
+    if isinstance(args.method, Freeze) and args.method.which in ("last", "first"):
         which = args.method.which
         return f"the {which} {args.method.layers} layers" if args.method.layers > 1 else f"the {which} layer"
     return "all weights" if args.method.kind == "full" else args.method.title

@@ -77,6 +77,7 @@ def test_a_run_on_several_machines_is_written_down_for_a_cluster(start_board, op
     expect(command).to_contain_text("#SBATCH --nodes=1")
     page.locator("#train-more-launch > button").click()
     page.locator("#train-launch-machines input").fill("2")
+    page.locator("#train-launch-address input").fill("10.0.0.1")
     page.locator("#train-preview").click()
     expect(command).to_contain_text("#SBATCH --nodes=2")
     page.locator("#train-place").get_by_text("This machine").click()
