@@ -36,6 +36,7 @@ SIZES: dict[str, tuple[str, Misfit, str]] = {
                "a divisor"),
     "waveft": ("n_frequency", lambda size, out, into: size["n_frequency"] > out * into, "at most the product"),
 }  # fmt: skip
+NO_MATRIX = "This model has no layers whose matrices are known by name. Choose last or first."
 
 
 def problems(card: Card, method: Any) -> Iterator[Problem]:
@@ -43,9 +44,12 @@ def problems(card: Card, method: Any) -> Iterator[Problem]:
     shapes, layers = card.shapes, forecast.layer_count(card.shapes)
     if not shapes:
         return
-    if isinstance(method, Freeze | Expand) and method.layers > layers:
+    counted = isinstance(method, Expand) or (isinstance(method, Freeze) and method.which != "spectrum")
+    if counted and method.layers > layers:
         yield Problem("method.layers", f"{method.layers} is more than the {layers} layers of this model.")
     if isinstance(method, Freeze):
+        if method.which == "spectrum" and not forecast.kinds(shapes):
+            yield Problem("method.which", NO_MATRIX)
         for pattern in method.modules:
             if not any(fnmatchcase(name, one) for name in shapes for one in (pattern, f"{pattern}.*")):
                 some = ", ".join(list(shapes)[:: max(1, len(shapes) // 4)][:4])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -57,6 +58,29 @@ def layer_count(shapes: Shapes) -> int:
     return max((int(found[1]) + 1 for name in shapes if (found := LAYER.search(name))), default=0)
 
 
+def kinds(shapes: Shapes) -> list[dict[int, list[str]]]:
+    """The matrices in the layers, by kind: the names by layer, those of one kind of one size in every layer.
+
+    All experts of a layer are one, whether they are held as matrices or as a block (experts, rows, columns).
+    """
+    placed: dict[tuple[str, str], dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for name, shape in shapes.items():
+        block = len(shape) == 3 and ".experts." in name and not name.endswith("bias")
+        if (found := LAYER.search(name)) and (block or (len(shape) == 2 and name.endswith(".weight"))):
+            kind = re.sub(r"\.\d+\.", ".", name[found.end() :])
+            placed[name[: found.start()], kind][int(found[1])].append(name)
+    sized: dict[tuple[str, str, int], dict[int, list[str]]] = defaultdict(dict)
+    for kind_of, layers in placed.items():
+        for layer in sorted(layers):
+            sized[*kind_of, sum(math.prod(shapes[name]) for name in layers[layer])][layer] = layers[layer]
+    return list(sized.values())
+
+
+def share_of(share: float, many: int) -> int:
+    """How many of `many` layers a share of them is: one at least, else rounded up."""
+    return max(1, math.ceil(round(share * many, 6)))
+
+
 def trained_parameters(shapes: Shapes, method: Any, *, tied: bool = False) -> int:
     """How many parameters the method trains: an adapter's own, or those of the weights that it moves.
 
@@ -66,9 +90,15 @@ def trained_parameters(shapes: Shapes, method: Any, *, tied: bool = False) -> in
     if isinstance(method, Adapter):
         return _of_adapter(shapes, method)
     if isinstance(method, Freeze):
-        return sum(
-            math.prod(shape) for name, shape in shapes.items() if _moves(name, layer_count(shapes), method, tied)
-        )
+        layers = layer_count(shapes)
+        moved = {name: shape for name, shape in shapes.items() if _moves(name, layers, method, tied)}
+        total = sum(math.prod(shape) for shape in moved.values())
+        if method.which == "spectrum":
+            still = {name: shape for name, shape in shapes.items() if name not in moved}
+            for kind in kinds(still):
+                one = sum(math.prod(shapes[name]) for name in next(iter(kind.values())))
+                total += share_of(method.share, len(kind)) * one
+        return total
     if isinstance(method, Expand):
         layers = layer_count(shapes)
         copied = {round((place + 1) * layers / method.layers) - 1 for place in range(method.layers)}
@@ -118,6 +148,8 @@ def _moves(name: str, layers: int, method: Freeze, tied: bool) -> bool:
         return True
     if found := LAYER.search(name):
         place = int(found[1])
+        if method.which == "spectrum":
+            return False
         return place < method.layers if method.which == "first" else place >= layers - method.layers
     if EMBEDDING.search(name):
         places = re.search(r"(?:^|\.)(?:wpe|embed_positions)\.", name)

@@ -17,7 +17,9 @@ import torch
 from torch import nn
 from transformers import TrainerCallback
 
-from engine import parts
+from data import forecast
+from data.against import NO_MATRIX
+from engine import parts, spectrum
 from engine.adapters import ADAPTERS
 from engine.contract import methods
 from engine.contract.args import TrainArgs
@@ -34,7 +36,8 @@ LAST_NORM = re.compile(
 def freeze(model: Any, args: TrainArgs, start: Start) -> Any:
     chosen: methods.Freeze = args.method
     layers = decoder_layers(parts.speaker(model))
-    if chosen.layers > len(layers):
+    ends = chosen.which != "spectrum"
+    if ends and chosen.layers > len(layers):
         said = f"{chosen.layers} is more than the {len(layers)} layers of this model."
         raise ArgsError([Problem("method.layers", said)])
     model.requires_grad_(False)
@@ -43,9 +46,11 @@ def freeze(model: Any, args: TrainArgs, start: Start) -> Any:
         parameter.requires_grad_(part.of(name) in wanted - {"language"})
     if "language" in wanted:
         first = 0 if chosen.which == "first" else len(layers) - chosen.layers
-        for module in [*layers[first : first + chosen.layers], *_ends(model, chosen)]:
+        for module in [*(layers[first : first + chosen.layers] if ends else []), *_ends(model, chosen)]:
             module.requires_grad_(True)
         _open_named(model, chosen.modules)
+        if not ends:
+            _open_strongest(model, layers, chosen.share, start)
     if args.task.head == "score":  # it starts by chance, so it always learns
         model.score.requires_grad_(True)
     return model
@@ -71,6 +76,19 @@ def _open_named(model: Any, patterns: list[str]) -> None:
             raise ArgsError([Problem("method.modules", said)])
         for name in found:
             names[name].requires_grad_(True)
+
+
+def _open_strongest(model: Any, layers: nn.ModuleList, share: float, start: Start) -> None:
+    """Chosen among what does not move already: `method.modules` adds to it."""
+    stack = {id(parameter) for parameter in layers.parameters()}
+    weights = {name: parameter for name, parameter in model.named_parameters() if id(parameter) in stack}
+    if not forecast.kinds({name: tuple(weight.shape) for name, weight in weights.items()}):
+        raise ArgsError([Problem("method.which", NO_MATRIX)])
+    names = spectrum.strongest({name: one for name, one in weights.items() if not one.requires_grad}, share)
+    for name in names:
+        weights[name].requires_grad_(True)
+    if names:
+        start.say(spectrum.told(names))
 
 
 def full(model: Any, args: TrainArgs, start: Start) -> Any:

@@ -31,12 +31,13 @@ ROWS = 64  # batches that EVA looks at, at most
 class Start:
     """What a method may ask beside the model. folder: of the adapter that `method.start_from` names.
 
-    batches: makes the run's own batches, as the trainer gets them.   steps: of the whole run.
+    batches: makes the run's own batches, as the trainer gets them.   steps: of the whole run.   say: notes a choice.
     """
 
     folder: Path | None = None
     batches: Callable[[], Iterable[dict[str, Any]]] | None = None
     steps: int = 0
+    say: Callable[[str], object] = lambda said: None
 
 
 class Pair(NamedTuple):

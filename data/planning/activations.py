@@ -105,7 +105,7 @@ def kept(shape: Shape, args: TrainArgs, *, rows: int, tokens: int, longest: int,
 def deep(shape: Shape, args: TrainArgs, layers: int) -> int:
     """Layers that a gradient goes through: below the lowest that is trained nothing is kept."""
     method = args.method
-    if not isinstance(method, Freeze) or method.which == "first" or method.embeddings or method.modules:
+    if not isinstance(method, Freeze) or method.which != "last" or method.embeddings or method.modules:
         return layers
     return layers if method.head and shape.tied else min(method.layers, layers)
 

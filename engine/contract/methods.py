@@ -31,7 +31,7 @@ class Freeze(Whole):
 
     layers: int = arg(
         2,
-        "How many layers are trained, counted from the end chosen below.",
+        "How many layers are trained, counted from the end chosen below; spectrum goes by the share instead.",
         when="More for a harder task; memory grows with it.",
         usual="1 to 8",
         unit="layers",
@@ -39,12 +39,23 @@ class Freeze(Whole):
         ge=0,
         le=1000,
     )
-    which: Literal["last", "first"] = arg(
+    which: Literal["last", "first", "spectrum"] = arg(
         "last",
-        "Which end of the stack is trained.",
-        when="first for what is read rather than what is said, such as a new language.",
+        "Which end of the stack is trained; or, by spectrum, the matrices that hold the most signal, wherever they are "
+        "(Hartford et al., 2024).",
+        when="first for what is read rather than what is said, such as a new language; spectrum to come near to full "
+        "training with less memory. It looks at every matrix first, which takes minutes for a large model.",
         usual="last",
         label="Which layers",
+    )
+    share: float = arg(
+        0.25,
+        "With spectrum: the share of each kind of matrix, such as q_proj, that is trained; at least one of each.",
+        when="More for a harder task; memory grows with it.",
+        usual="0.25 or 0.5",
+        label="Share by signal",
+        gt=0,
+        le=1,
     )
     modules: list[str] = arg(
         [],
@@ -69,7 +80,7 @@ class Freeze(Whole):
     )
 
     def problems(self) -> Iterator[Problem]:
-        if not (self.layers or self.modules or self.embeddings or self.head):
+        if not (self.layers or self.which == "spectrum" or self.modules or self.embeddings or self.head):
             said = "Nothing would be trained. Set method.layers, method.modules, method.embeddings or method.head."
             yield Problem("method.layers", said)
 

@@ -30,6 +30,7 @@ from engine.recipes.setting import Setting
 from engine.report import Report, Stop, Stopped
 from engine.rows import Rows, rows_of
 from engine.seen import Show
+from engine.starts import Start
 from engine.trainer import PARTIAL
 from engine.upstream import extra, settings
 from engine.vision import Sight
@@ -79,7 +80,7 @@ def run(
         checks.packing(args, model)
     set_seed(args.steps.seed)  # the adapter's first weights depend on the seed alone
     collate = recipe.Collate(tokenizer.pad_token_id)
-    model = methods.prepared(model, args, _start(args, run, rows, collate, total_steps(args, facts)))
+    model = methods.prepared(model, args, _start(setting, collate, total_steps(args, facts)))
     leaner = lean.made(model, args, rows=getattr(recipe, "LEAN", False) and not sight, say=report.note)
     if leaner.apart:
         collate = apart.Collate(tokenizer.pad_token_id, unmasked=apart.unmasked(model))
@@ -138,8 +139,9 @@ def run(
     ending.report(trainer, report, time.monotonic() - started)
 
 
-def _start(args: TrainArgs, run: Run, rows: Rows, collate: Any, steps: int) -> methods.Start:
+def _start(setting: Setting, collate: Any, steps: int) -> Start:
     """What the method may ask beside the model."""
+    args, rows = setting.args, setting.rows
     many = args.steps.batch_size
 
     def batches() -> Iterator[dict[str, Any]]:
@@ -147,7 +149,8 @@ def _start(args: TrainArgs, run: Run, rows: Rows, collate: Any, steps: int) -> m
             yield collate([rows.train[place] for place in range(first, min(first + many, len(rows.train)))])
 
     wanted = getattr(args.method, "start_from", "")
-    return methods.Start(weights.adapter(wanted, args.model.path, run.workspace) if wanted else None, batches, steps)
+    folder = weights.adapter(wanted, args.model.path, setting.run.workspace) if wanted else None
+    return Start(folder, batches, steps, setting.report.note)
 
 
 def _checkpoint_to_resume(args: TrainArgs, run: Run) -> Path | None:

@@ -28,6 +28,8 @@ OTHERS = [
     ["method=oft", "method.block_size=12", "method.shared=true"], ["method=ia3"], ["method=prompt"], ["method=prefix"],
     ["method=full"], ["method=freeze", "method.layers=1"], ["method=freeze", "method.layers=1", "method.which=first"],
     ["method=freeze", "method.layers=0", "method.modules=['*.mlp.*']"],
+    ["method=freeze", "method.which=spectrum"], ["method=freeze", "method.which=spectrum", "method.share=0.75"],
+    ["method=freeze", "method.which=spectrum", "method.modules=['*.0.mlp.*', '*norm*']", "method.head=true"],
     ["method=freeze", "method.layers=1", "method.head=true"],
     ["method=freeze", "method.layers=0", "method.embeddings=true"], ["method=expand", "method.layers=1"],
     ["method=expand", "method.layers=2"],
