@@ -47,6 +47,10 @@ PANELS = {
     "rejected_logp": ("Likelihood of the worse answer", "nats"),
     "good_logp": ("Likelihood of good answers", "nats"),
     "bad_logp": ("Likelihood of bad answers", "nats"),
+    "policy_loss": ("Loss of the policy", ""),
+    "value_loss": ("Loss of the value head", ""),
+    "q_loss": ("Loss of the Q heads", ""),
+    "cql_loss": ("Loss of what was not said (CQL)", ""),
     "sft_loss": ("Loss per token of the better answer", ""),
     "learning_rate": ("Learning rate", ""),
     "grad_norm": ("Gradient norm", ""),
@@ -75,6 +79,11 @@ class Curve:
     @property
     def last_step(self) -> int | None:
         return int(self._step[-1]) if self._step else None
+
+    @property
+    def aim(self) -> str:
+        """What training works on: the reward where there is one, else the loss."""
+        return "reward" if {"train/reward", "eval/reward"} & self._columns.keys() else "loss"
 
     def latest(self, name: str) -> float | None:
         """The last number logged under `name`; None when there is none or it was no number."""
@@ -132,9 +141,10 @@ class Curve:
         """What static/chart.js draws: `panels` of `series`, each decimated for its size. While `run` stays the same the
         axes only grow; `steps_total` fixes the end of the step axis."""
         panels = []
-        for key, names in self._panels().items():
+        aim = self.aim
+        for key, names in sorted(self._panels().items(), key=lambda panel: panel[0] != aim):
             title, unit = PANELS.get(key, (_title(key), ""))
-            points = POINTS if key == "loss" else POINTS // 3
+            points = POINTS if key in ("loss", aim) else POINTS // 3
             series = [self._series(name, points) for name in names]
             if series := [one for one in series if one["n"]]:
                 panels.append(

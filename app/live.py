@@ -204,10 +204,11 @@ def facts(watch: Watch) -> str:
     until = ended or (time.time() if watch.moving else runs.last_sign(watch.run))
     elapsed = duration(float(str(until)) - float(str(begun))) if begun else "–"
     curve = watch.curve
+    aim = curve.aim
     shown = {
         "Elapsed": elapsed,
-        "Loss": _number(curve.latest("train/loss"), ".4g"),
-        "Held-out loss": _number(curve.latest("eval/loss"), ".4g"),
+        aim.capitalize(): _number(curve.latest(f"train/{aim}"), ".4g"),
+        f"Held-out {aim}": _number(curve.latest(f"eval/{aim}"), ".4g"),
         "Speed": _number(curve.latest("train/tokens_per_second"), ",.0f", " tokens/s"),
         "Memory": _number(curve.latest("memory/peak_gb"), ".1f", " GB"),
     }

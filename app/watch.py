@@ -19,6 +19,7 @@ from engine.contract.errors import ArgsError
 from engine.contract.rundir import ENDED, Run
 
 STORY = 300  # events kept for the list; a long run's oldest ones are in its file
+WITHIN_TRAINING = ("training", "evaluating", "saving")
 LISTED = (events.Note, events.Checkpoint, events.Sample, events.Warn, events.Failure, events.Result, events.Serving)
 
 
@@ -46,6 +47,7 @@ class Watch:
         self._metrics, self._events = Tail(self.run.metrics_path), Tail(self.run.events_path)
         self.phase = ""
         self._progress: dict[str, Any] | None = None
+        self._trained: dict[str, Any] | None = None  # the progress of training, which goes on after other phases
         self.steps_total: int | None = None  # of training alone: later phases count steps of their own
         self.failure: events.Failure | None = None
         self.result: events.Result | None = None
@@ -72,12 +74,14 @@ class Watch:
         if record.get("kind") == "progress":  # by far the most frequent, and only the last one counts
             self._progress = record
             if self.phase == "training":
-                self.steps_total = record["steps"]
+                self._trained, self.steps_total = record, record["steps"]
             return
         event = events.decode(record)
         match event:
             case events.Phase():
                 self.phase, self._progress = event.name, None
+                if event.name not in WITHIN_TRAINING:
+                    self._trained = None
             case events.Failure():
                 self.failure = event
             case events.Result():
@@ -87,8 +91,9 @@ class Watch:
 
     @property
     def progress(self) -> events.Progress | None:
-        """How far the current phase is; None before its first step."""
-        event = events.decode(self._progress) if self._progress else None
+        """How far the current phase is, and before its first step the training that it is part of; else None."""
+        record = self._progress or self._trained
+        event = events.decode(record) if record else None
         return event if isinstance(event, events.Progress) else None
 
     @property

@@ -129,6 +129,8 @@ class Recording:
     def _named(self, logs: dict[str, float]) -> dict[str, float]:
         if "eval_loss" in logs:
             kept = {f"eval_{theirs}": f"eval/{ours}" for theirs, ours in self.NAMES.items()}
+            if self.BEST[0] != "eval/loss":  # what is watched instead, which the Trainer must be given as a loss
+                kept.pop("eval_loss", None)
             return {kept[name]: float(value) for name, value in logs.items() if name in kept}
         now, seen = time.monotonic(), ranks.total(self.tokens_seen)
         speed = (seen - self.tokens_logged) / max(now - self.logged_at, 1e-9)

@@ -111,5 +111,6 @@ def _settle(workspace: Path) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     # The log is a file for people: bars that redraw themselves become lines of noise in it.
     os.environ["TQDM_DISABLE"] = "1"
-    # It says at every start that an optional kernel for 4-bit weights is not installed; nobody asked for 4 bits.
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    # They say at every start that optional kernels, or their own registrations, are not as they like; nobody asked.
+    for talker in ("bitsandbytes.backends.cpu.ops", "torchao", "torch.utils._pytree"):
+        logging.getLogger(talker).setLevel(logging.ERROR)

@@ -225,7 +225,7 @@
     const host = element.querySelector(".tb-chart");
     const memory = "tuneboard.chart";
     const wish = { axis: "step", log: false, smoothing: 0.6, ...stored(memory) };
-    let picture = null, large = "loss", pointed = null;
+    let picture = null, large = "", pointed = null;
 
     const legend = make("div", { class: "tb-legend", "aria-live": "off" });
     const axes = Object.entries(AXES).map(([axis, title]) => {
@@ -273,7 +273,7 @@
         const last = plot.lines[i], one = found?.[i];
         const value = one ? one.y : series.raw.y.at(-1);
         const even = one ? one.smooth : last.smooth?.y.at(-1);
-        const name = series.name.replace("train/loss", "train").replace("eval/loss", "evaluation").replace(/^(train|eval)\//, "");
+        const name = series.eval ? "evaluation" : series.name.replace("train/loss", "train").replace(/^train\//, "");
         return entry(series.eval ? "tb-eval" : "tb-train", name.replaceAll("_", " "),
           number(value) + unit + (even === null || even === undefined ? "" : ` (smooth ${number(even)})`));
       });
@@ -308,7 +308,7 @@
         let mini = minis.get(panel.key);
         if (!mini) {
           const value = make("b"), area = make("div", { class: "tb-mini" });
-          const tile = make("button", { type: "button", class: "tb-tile" }, make("span", {}, panel.title), value, area);
+          const tile = make("button", { type: "button", class: "tb-tile" }, make("span", { title: panel.title }, panel.title), value, area);
           tile.onclick = () => { large = panel.key; render(); };
           small.append(tile);
           mini = { tile, value, plot: new Plot(area, false) };
@@ -322,7 +322,7 @@
 
     const receive = () => {
       const next = props.value ? JSON.parse(props.value) : null;
-      if (next?.run !== picture?.run) { large = "loss"; pointed = null; }
+      if (next?.run !== picture?.run) { large = ""; pointed = null; }
       picture = next;
       render();
     };

@@ -163,6 +163,15 @@ def test_training_and_evaluation_of_one_metric_share_a_panel_and_loss_comes_firs
     assert [one["eval"] for one in panels[0]["series"]] == [False, True]
 
 
+def test_a_run_that_works_on_a_reward_shows_it_first():
+    curve = Curve()
+    curve.extend([record(1, {"train/loss": 1.0, "train/kl": 0.1})])
+    assert curve.aim == "loss"
+    curve.extend([record(2, {"train/loss": 1.0, "train/reward": 0.5, "eval/reward": 0.4})])
+    assert curve.aim == "reward"
+    assert [panel["key"] for panel in curve.picture("run")["panels"]] == ["reward", "loss", "kl"]
+
+
 def test_records_of_other_kinds_are_ignored():
     curve = Curve()
     assert curve.extend([{"kind": "phase", "name": "training"}, record(1, {"train/loss": 1.0})]) == 1
