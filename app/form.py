@@ -83,7 +83,7 @@ class Form:
         for spec in self.specs.values():
             if _key(spec) not in self.components and spec.path not in leave_out:
                 left.setdefault((spec.section, spec.variant, spec.path.rpartition(".")[0]), []).append(spec)
-        for (title, variant, path), found in left.items():
+        for (title, variant, path), found in sorted(left.items(), key=lambda one: not one[0][0]):  # no title: last
             elem_id = f"{self.name}-more-{'-'.join(filter(None, (path, variant))) or 'other'}"
             classes = ["tb-more", *(self._variant_classes(found[0]) if variant else [])]
             self.accordions[elem_id] = found

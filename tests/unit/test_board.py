@@ -17,6 +17,7 @@ import pytest
 from app import __main__ as entry
 from app import board, forecast, ledger, outlook, runs
 from app.tabs.runs import RunsTab
+from app.watch import Watch
 from engine.contract import events, text
 from engine.contract.args import TrainArgs
 from engine.contract.errors import ArgsError, BoardError
@@ -267,3 +268,24 @@ def test_the_page_is_put_together(workspace):
     page = board.page(workspace)
     ids = {component.elem_id for component in page.blocks.values() if getattr(component, "elem_id", None)}
     assert {"train-start", "train-optim-learning_rate", "runs-list", "tb-pill"} <= ids
+
+
+def test_a_run_that_saves_or_evaluates_is_as_far_as_it_was(tmp_path):
+    run = a_run(tmp_path, "running")
+    journal = events.Journal(run.events_path)
+    watch = Watch(run)
+
+    def after(*said: events.Event) -> int | None:
+        for event in said:
+            journal.write(event)
+        watch.look()
+        return watch.progress.step if watch.progress else None
+
+    assert after(events.Phase("loading")) is None
+    assert after(events.Phase("training")) is None
+    assert after(events.Progress(3, 40)) == 3
+    assert after(events.Phase("saving")) == 3
+    assert after(events.Phase("evaluating"), events.Progress(7, 9)) == 7
+    assert after(events.Phase("training")) == 3
+    assert after(events.Phase("loading")) is None  # a new attempt
+    journal.close()

@@ -163,6 +163,7 @@ def test_more_makes_every_field_that_is_not_there_yet_and_no_other():
     ids = [component.elem_id for component in form.inputs]
     assert len(ids) == len(set(ids)) == len(walk(TrainArgs)) - 1
     assert "x-name" not in ids
+    assert list(form.accordions)[-1] == "x-more-other"
 
 
 def test_every_field_has_help(form):
