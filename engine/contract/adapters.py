@@ -147,6 +147,10 @@ class Lora(Adapter):
         label="Repeat layers",
     )
 
+    @property
+    def learns_tokens(self) -> bool:
+        return True
+
     def problems(self) -> Iterator[Problem]:
         if self.on_top and not self.start_from:
             yield Problem(
@@ -324,6 +328,6 @@ class Tuner(Adapter):
         found = list(own.problems("method.own", self.own, kind.own, self.tuner))
         yield from found
         size = {} if found else own.values(self.own, kind.own)
-        if self.tuner == "adalora" and size and not size["target_r"] < size["init_r"]:
+        if self.tuner == "adalora" and size and not float(size["target_r"]) < float(size["init_r"]):
             said = "AdaLoRA takes rank away, so it must start with more: raise init_r, or lower target_r."
             yield Problem("method.own.init_r", said)

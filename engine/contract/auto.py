@@ -65,8 +65,8 @@ def accumulation_of(args: TrainArgs) -> int:
     at_once = steps.batch_size * args.launch.replicas
     if steps.global_batch != AUTO:
         return max(1, int(steps.global_batch) // at_once)
-    whole = math.lcm(at_once, args.task.together) // at_once  # as many as hold whole groups
-    return math.ceil(max(1, args.task.step_rows // at_once) / whole) * whole
+    whole: int = math.lcm(at_once, args.task.together) // at_once  # as many as hold whole groups
+    return math.ceil(max(1, int(args.task.step_rows) // at_once) / whole) * whole
 
 
 def total_steps(args: TrainArgs, facts: Facts) -> int:
@@ -76,7 +76,7 @@ def total_steps(args: TrainArgs, facts: Facts) -> int:
     at_once, accumulation = args.steps.batch_size * args.launch.replicas, accumulation_of(args)
     if args.task.together > 1:  # a step takes so many rows, and writes a group of answers to each
         asked = max(1, at_once * accumulation // args.task.together)
-        per_epoch = args.task.again * (max(1, facts.rows // asked) if facts.rows else 0)
+        per_epoch = int(args.task.again) * (max(1, facts.rows // asked) if facts.rows else 0)
     else:
         per_epoch = math.ceil(math.ceil(facts.rows / at_once) / accumulation)
     return math.ceil(args.steps.epochs * per_epoch)

@@ -346,4 +346,5 @@ def lacking(args: TrainArgs, path: str, value: Any, here: Here) -> str:
     section, _, name = path.rpartition(".")
     # Unchecked: what else the choice goes with is not asked.
     tried = args.model_copy(update={section: getattr(args, section).model_copy(update={name: value})})
-    return next((need.short for need in needs if need.broken(tried, here)), "").format(args=tried, here=here, solver=_solver(tried))
+    short = next((need.short for need in needs if need.broken(tried, here)), "")
+    return short.format(args=tried, here=here, solver=_solver(tried))

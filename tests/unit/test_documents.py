@@ -1,4 +1,4 @@
-"""Documents laid end to end into full sequences: nothing is lost, nothing is learnt twice, and borders hold or do not."""
+"""Documents laid end to end into full sequences: nothing is lost or learnt twice, and borders hold or do not."""
 
 from __future__ import annotations
 
