@@ -18,7 +18,7 @@ from itertools import combinations, islice
 from pathlib import Path
 from typing import Any
 
-from data import against, files, models, registry, sets, weights
+from data import against, files, models, registry, sets, vocabulary, weights
 from data.mapping import Mapping
 from data.models import Card
 from data.render import ChatTemplate, names
@@ -46,7 +46,7 @@ DEVICE_FILES = {
 # What a run that goes on from a checkpoint shares with its parent: the weights that move, and the rows held out. A
 # change in the latter would measure on rows that the parent was trained on.
 INHERITED = (
-    "model.path", "model.revision", "method", "data.train", "data.validation", "data.split",
+    "model.path", "model.revision", "model.new_tokens", "method", "data.train", "data.validation", "data.split",
     "data.max_rows", "data.limits", "data.bad_rows", "data.fill", "steps.seed",
 )  # fmt: skip
 
@@ -82,6 +82,8 @@ def notes(args: AnyArgs, workspace: Path) -> list[str]:
     said = [str(wrong)] if (wrong := registry.mistakes(workspace)) else []
     if isinstance(args.task, Pretrain) and (args.task.size or args.task.vocabulary):
         said.append("Tokens, parameters and memory are counted for the model as it is, not for the one from scratch.")
+    if args.model.new_tokens:
+        said.append("Tokens are counted by the model's own tokenizer; with the new ones rows get a little shorter.")
     try:
         place = models.find(args.model.path, workspace, args.model.revision)
     except BoardError:
@@ -139,6 +141,10 @@ def _train(args: TrainArgs, workspace: Path, allowed: Sequence[Path], rows: bool
     try:
         folder = models.find(args.model.path, workspace, args.model.revision).folder
         card = models.card(folder) if folder else None
+    except BoardError as problem:
+        yield _problem("model.path", problem)
+    try:
+        yield from vocabulary.problems(folder, args.model.new_tokens) if folder else ()
     except BoardError as problem:
         yield _problem("model.path", problem)
     needed = folder if _renders(args, workspace, allowed) else None

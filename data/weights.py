@@ -105,7 +105,8 @@ def _of_run(ref: str, run: Run, checkpoint: str | None) -> Weights:
     if (folder / "adapter_config.json").is_file():
         model = args.model  # type: ignore[union-attr]
         held = model.quantisation, model.double_quantisation
-        return Weights(ref, model.path, folder, run, template, revision, *held)
+        base = str(run.start_path) if run.start_path.is_dir() else model.path
+        return Weights(ref, base, folder, run, template, revision, *held)
     return Weights(ref, str(folder), None, run, template)
 
 

@@ -6,10 +6,12 @@ Every adapter is PEFT's. What PEFT leaves open is done here: which layers of whi
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import peft
 import torch
+from peft.utils import TrainableTokensWrapper
 from torch import nn
 
 from engine import parts, starts
@@ -21,6 +23,7 @@ from engine.contract.tuners import TUNERS
 from engine.model import hidden, with_adapter
 from engine.starts import Start
 from engine.upstream import settings
+from engine.vocabulary import ids
 
 # The class of PEFT's configuration for each method; a `tuner` names its own.
 CONFIGS = {
@@ -42,7 +45,11 @@ def lora(model: Any, args: TrainArgs, start: Start) -> Any:
         _check_modules(model, chosen.extra_modules)
         named = [*(keywords.get("modules_to_save") or []), *chosen.extra_modules]
         keywords |= {"modules_to_save": named, "ensure_weight_tying": True}
+    if args.model.new_tokens:
+        keywords |= {"trainable_token_indices": _new_tokens(model, args.model.new_tokens, chosen.extra_modules)}
     made = _made(model, args, "LoraConfig", keywords)
+    if isinstance(output := made.get_output_embeddings(), TrainableTokensWrapper):
+        vars(output)["bias"] = output.original_module.bias  # TRL asks for it, and PEFT hands on the weight alone
     starts.take(made, chosen, before, start)
     made.peft_config["default"].init_lora_weights = True  # whoever loads it finds it started
     return made
@@ -205,6 +212,16 @@ def _check_modules(model: Any, names: list[str]) -> None:
     if unknown := [name for name in names if not any(_aimed(found, [name]) for found, _ in model.named_modules())]:
         said = f"The model has no module called {', '.join(unknown)}. It has {', '.join(sorted(has))}."
         raise ArgsError([Problem("method.extra_modules", said)])
+
+
+def _new_tokens(model: Any, words: list[str], whole: list[str]) -> dict[str, list[int]] | None:
+    """The rows that `words` have in the embeddings, by the layer's name; not where the layer is trained as a whole."""
+    found, output = ids(Path(model.name_or_path), words), model.get_output_embeddings()
+    layers = [model.get_input_embeddings()]
+    if output is not None and output.weight is not layers[0].weight:  # what is tied follows by itself
+        layers.append(output)
+    names = (name for name, module in model.named_modules() if any(module is layer for layer in layers))
+    return {name: found for name in names if not _aimed(name, whole)} or None
 
 
 def _aimed(name: str, targets: list[str]) -> bool:

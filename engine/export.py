@@ -214,6 +214,11 @@ def _merged(plan: Plan, partial: Path, report: Report) -> dict[str, Difference]:
 def _adapter(plan: Plan, partial: Path, report: Report) -> dict[str, Difference]:
     assert plan.adapter is not None
     checks: dict[str, Difference] = {}
+    if plan.lineage.args and plan.lineage.args.model.new_tokens:
+        report.warn(
+            f"This adapter fits the base with the new tokens alone, {plan.folder}: take that folder along, or set form "
+            "to merged."
+        )
     report.phase("saving")
     for name in ADAPTER_FILES:
         shutil.copyfile(plan.adapter / name, partial / name)
@@ -322,7 +327,7 @@ def _write_texts(plan: Plan, partial: Path, checks: dict[str, Difference], run: 
     facts = card.Facts(
         name=plan.target.name,
         form=plan.args.form,
-        base=plan.lineage.base,
+        base=plan.lineage.origin if merged else plan.lineage.base,
         dtype=plan.dtype if merged else "",
         parameters=companions.parameters(partial),
         licence=models.card(plan.folder).licence,

@@ -30,6 +30,11 @@ class Lineage:
     args: TrainArgs | None = None
 
     @property
+    def origin(self) -> str:
+        """The base as a stranger may know it: the model that was named, also where the run gave it new tokens."""
+        return self.args.model.path if self.args and self.args.model.new_tokens else self.base
+
+    @property
     def trust_remote_code(self) -> bool:
         """Consent is given once, for the training, and holds for what came of it."""
         return self.args is not None and self.args.model.trust_remote_code

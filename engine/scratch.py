@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +35,21 @@ def begun(args: TrainArgs, folder: Path, run: Run, report: Report) -> Path:
     """
     task = args.task
     assert isinstance(task, Pretrain)
+    config = resized(json.loads((folder / "config.json").read_text(encoding="utf-8")), task.size)
+    return once(args, run, lambda into: _make(args, task, folder, config, into, run, report))
+
+
+def once(args: TrainArgs, run: Run, make: Callable[[Path], None]) -> Path:
+    """The folder `start/` of the run, made whole or not at all; a run that goes on takes its parent's."""
     if run.start_path.is_dir():
         return run.start_path
-    config = resized(json.loads((folder / "config.json").read_text(encoding="utf-8")), task.size)
     partial = run.path / f".start-{os.getpid()}"
     parent = Run(run.workspace / "runs" / args.resume.run).start_path if args.resume.run else None
     try:
         if parent is not None and parent.is_dir():
             shutil.copytree(parent, partial)
         else:
-            _make(args, task, folder, config, partial, run, report)
+            make(partial)
         partial.rename(run.start_path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -46,6 +46,7 @@ BOUND = {
     "method.own": st.just({}),
     "model.quantisation": st.just("none"),
     "model.rope": st.just("none"),
+    "model.new_tokens": st.just([]),
     "compute.checkpointing": st.sampled_from([AUTO, False]),
     "data.packing": st.just(False),
     "task.label_smoothing": st.just(0.0),

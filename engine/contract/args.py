@@ -69,6 +69,7 @@ class TrainArgs(Args):
 
     def problems(self) -> Iterator[Problem]:
         yield from broken(self)
+        yield from self.model.problems()
         yield from self.task.problems()
         yield from self.method.problems()
         yield from self.launch.problems()

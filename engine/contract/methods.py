@@ -18,6 +18,11 @@ class Whole(Section):
     virtual: ClassVar[bool] = False
     quantised: ClassVar[tuple[str, ...]] = ()
 
+    @property
+    def learns_tokens(self) -> bool:
+        """Whether what stands for single tokens is trained."""
+        return False
+
     def problems(self) -> Iterator[Problem]:
         """Rules between the method's own fields."""
         yield from ()
@@ -79,6 +84,10 @@ class Freeze(Whole):
         label="Train the output layer",
     )
 
+    @property
+    def learns_tokens(self) -> bool:
+        return self.embeddings
+
     def problems(self) -> Iterator[Problem]:
         if not (self.layers or self.which == "spectrum" or self.modules or self.embeddings or self.head):
             said = "Nothing would be trained. Set method.layers, method.modules, method.embeddings or method.head."
@@ -90,6 +99,10 @@ class Full(Whole):
 
     title: ClassVar[str] = "Full"
     kind: Literal["full"] = "full"
+
+    @property
+    def learns_tokens(self) -> bool:
+        return True
 
 
 class Expand(Whole):

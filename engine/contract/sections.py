@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar, Literal
 
+from engine.contract.errors import Problem
 from engine.contract.fields import AUTO, Auto, Section, arg
 
 Dtype = Literal["auto", "bf16", "fp32", "fp16"]
@@ -86,6 +88,16 @@ class Model(Section):
         gt=1,
         le=64,
     )
+    new_tokens: list[str] = arg(
+        [],
+        "Words that become one token each, inside longer words too. They start as the mean of all tokens (Hewitt, "
+        "2021) and are learnt from the rows.",
+        when="Marks of your own such as <step>, or words of a field that the model spells in many pieces; each must "
+        "be in many rows.",
+        usual="empty, or one word a line",
+        lines=2,
+        label="New tokens",
+    )
     trust_remote_code: bool = arg(
         False,
         "Runs Python code that comes with the model. It can do anything that you can do.",
@@ -94,6 +106,15 @@ class Model(Section):
         label="Trust the model's own code",
         to="model.trust_remote_code",
     )
+
+    def problems(self) -> Iterator[Problem]:
+        """Rules between the model's own fields."""
+        words = self.new_tokens
+        if any(word.strip() != word or not word for word in words):
+            wrong = ", ".join(repr(word) for word in words if word.strip() != word or not word)
+            yield Problem("model.new_tokens", f"{wrong} is empty, or begins or ends with a space. Give words alone.")
+        if twice := sorted({word for word in words if words.count(word) > 1}):
+            yield Problem("model.new_tokens", f"{', '.join(map(repr, twice))} stands there twice. Name it once.")
 
 
 class Steps(Section):

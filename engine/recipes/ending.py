@@ -32,7 +32,8 @@ def save(trainer: Any, tokenizer: Any, args: TrainArgs, run: Run, dtype: torch.d
         trainer.save_beside(partial)
         if hasattr(model, "peft_config"):
             # The base by the user's name for it, not by the folder that it happened to be loaded from.
-            model.peft_config["default"].base_model_name_or_path = args.model.path
+            grown = run.start_path.is_dir()
+            model.peft_config["default"].base_model_name_or_path = str(run.start_path) if grown else args.model.path
             model.peft_config["default"].revision = args.model.revision or None
             model.save_pretrained(partial, save_embedding_layers=False, **whole)
         else:

@@ -13,7 +13,7 @@ from transformers import TrainerCallback, set_seed
 
 from data import models, preflight, weights
 from data.render import ChatTemplate
-from engine import apart, lean, methods, ranks, sharing
+from engine import apart, lean, methods, ranks, sharing, vocabulary
 from engine.contract import kernels
 from engine.contract.args import TrainArgs
 from engine.contract.auto import Facts, resolved, total_steps
@@ -56,6 +56,8 @@ def run(
         folder = folder_of(args.model.path, run.workspace, args.model.revision, code=consent, say=report.note)
         if begin := getattr(recipe, "begin", None):
             folder = begin(args, folder, run, report)
+        if args.model.new_tokens:
+            folder = vocabulary.grown(args, folder, run, report)
     tokenizer = tokenizer_of(folder, args.model.template, trust_remote_code=args.model.trust_remote_code)
 
     sight = Sight.of(folder, args.vision, run.workspace / "cache" / "pictures")
