@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from data import forecast
+from engine.contract.methods import Freeze
 from engine.spectrum import signal_to_noise, strongest, told
 
 
@@ -40,6 +41,7 @@ def test_the_ratio_is_that_of_the_sums_beyond_and_below_the_edge_by_the_largest(
 def test_it_falls_with_the_scale_and_knows_matrices_without_noise_or_signal() -> None:
     matrix = noise(1)
     assert signal_to_noise(2 * matrix) == pytest.approx(signal_to_noise(matrix) / 2, rel=1e-5)
+    assert signal_to_noise(matrix.bfloat16()) == pytest.approx(signal_to_noise(matrix), rel=0.02)
     assert signal_to_noise(torch.zeros(4, 6)) == 0
     assert signal_to_noise(torch.diag(torch.tensor([2.0, 2.0, 2.0, 2.0]))) == math.inf
 
@@ -70,6 +72,17 @@ def test_of_each_kind_the_layers_with_the_signal_are_chosen_and_experts_go_toget
 def test_a_kind_of_two_sizes_is_two_and_equals_keep_their_order() -> None:
     weights = {f"layers.{layer}.q.weight": torch.ones(4, 8 if layer % 2 else 4) for layer in range(4)}
     assert strongest(weights, 0.5) == ["layers.0.q.weight", "layers.1.q.weight"]
+
+
+@pytest.mark.parametrize("which", ["spectrum", "last"])
+def test_experts_count_alike_as_matrices_in_files_and_as_blocks_in_memory(which: str) -> None:
+    apart = {f"layers.{layer}.mlp.experts.{one}.{side}.weight": (8, 16) for layer in range(1, 4) for one in range(4)
+             for side in ("gate", "up")}  # fmt: skip
+    block = {f"layers.{layer}.mlp.experts.gate_up": (4, 16, 16) for layer in range(1, 4)}
+    others = {"layers.0.mlp.up.weight": (32, 16), "layers.0.norm.weight": (16,), "layers.3.mlp.experts.bias": (4, 2, 2)}
+    method = Freeze(which=which, layers=2, share=0.5)  # type: ignore[arg-type]
+    counts = {forecast.trained_parameters({**experts, **others}, method) for experts in (apart, block)}
+    assert counts == {2 * 4 * 256 + (512 if which == "spectrum" else 16)}
 
 
 @pytest.mark.parametrize(("share", "many", "wanted"), [(0.25, 28, 7), (0.25, 30, 8), (0.07, 100, 7), (1e-9, 4, 1)])
