@@ -245,7 +245,8 @@ class Form:
                 auto[self.id(spec)] = AUTO if value in (None, AUTO) else f"auto: {self.raw(spec, value)}"
         for elem_id, specs in self.accordions.items():
             count = sum(held[_key(spec)] != self.raw(spec, spec.default) for spec in specs)
-            changed[elem_id] = f"{count} changed" if count else ""
+            mend = sum(self.id(spec) in wrong for spec in specs)
+            changed[elem_id] = f"{mend} to mend" if mend else f"{count} changed" if count else ""
         kinds = {path.removesuffix(".kind"): value for (path, variant), value in held.items()
                  if path.endswith(".kind") and not variant}  # fmt: skip
         said = {"name": self.name, "wrong": wrong, "auto": auto, "changed": changed, "kinds": kinds,

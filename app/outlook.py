@@ -14,7 +14,7 @@ from data.finding import Level
 from data.models import Card
 from data.planning.plan import Plan
 from data.registry import Count, Entry
-from engine.contract.adapters import Lora
+from engine.contract.adapters import Lora, Tuner
 from engine.contract.args import TrainArgs
 from engine.contract.methods import Freeze
 
@@ -73,7 +73,7 @@ def start(found: Forecast | None, busy: bool) -> str:
 def _sentence(found: Forecast) -> str:
     args, known, rows = found.args, found.plan, found.rows
     which = f"{count(known.trained)} of {count(known.subject.parameters)} parameters" if known else "the model"
-    told = f"Trains <b>{escape(which)}</b> ({escape(_method(args))})"
+    told = f"Trains <b>{escape(which)}</b> ({escape(_method(args))}{_packed(args)})"
     if rows is None:
         return f'<p class="tb-lead">{told}. Rows and steps are counted once the model is here.</p>'
     if not rows.used:
@@ -81,11 +81,16 @@ def _sentence(found: Forecast) -> str:
     about = "" if rows.exact else "about "
     many = f"{rows.used if rows.exact else round(rows.used * rows.scale):,} rows"
     packing = f", packed into {about}{sequences(rows):,} sequences" if args.packs else ""
-    each = f"{args.steps.batch_size} × {args.steps.accumulation}"
+    devices = f" × {args.launch.replicas} devices" if args.launch.replicas > 1 else ""
+    each = f"{args.steps.batch_size} × {args.steps.accumulation}{devices}"
     return (
         f'<p class="tb-lead">{told} on <b>{about}{many}</b>{packing}, <b>{about}{count(rows.tokens * rows.scale)} '
         f"tokens</b> an epoch, in <b>{about}{found.steps:,} steps</b> of {args.steps.global_batch} rows ({each}).</p>"
     )
+
+
+def _packed(args: TrainArgs) -> str:
+    return "" if args.model.quantisation == "none" else f", on {args.model.quantisation} weights"
 
 
 def _method(args: TrainArgs) -> str:
@@ -97,6 +102,8 @@ def _method(args: TrainArgs) -> str:
     if isinstance(args.method, Freeze) and args.method.which in ("last", "first"):
         which = args.method.which
         return f"the {which} {args.method.layers} layers" if args.method.layers > 1 else f"the {which} layer"
+    if isinstance(args.method, Tuner):
+        return str(args.method.tuner)
     return "all weights" if args.method.kind == "full" else args.method.title
 
 

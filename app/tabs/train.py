@@ -33,7 +33,7 @@ from engine.contract.tasks import Task
 TITLE = "Train"
 HERE = "here"
 PLACES = {
-    HERE: "This machine", "machines": "Machines by hand", "slurm": "Slurm", "ray": "Ray", "kubernetes": "Kubernetes",
+    HERE: "This machine", "machines": "By hand", "slurm": "Slurm", "ray": "Ray", "kubernetes": "Kubernetes",
 }  # fmt: skip
 WATCH_SECONDS = 1.0
 COUNT_SECONDS = 1.0

@@ -155,6 +155,15 @@ def test_an_accordion_counts_the_fields_in_it_that_were_changed():
     }  # fmt: skip
 
 
+def test_a_closed_accordion_says_that_something_in_it_is_wrong():
+    with gr.Blocks():
+        form = Form(TrainArgs, "x", OFFERED)
+        form.more()
+    values = held(form, optim__warmup="soon", optim__schedule="linear")
+    _, problems = form.checked(values)
+    assert read(form.news(values, problems))["changed"]["x-more-optim"] == "1 to mend"
+
+
 def test_more_makes_every_field_that_is_not_there_yet_and_no_other():
     with gr.Blocks():
         form = Form(TrainArgs, "x", OFFERED)

@@ -50,8 +50,15 @@ class TestWords:
         assert "template" not in said and "answer" not in said
 
     def test_each_method_is_called_by_its_name(self, look):
-        for kind, name in {"full": "all weights", "ia3": "(IA)³", "expand": "New layers", "oft": "OFT"}.items():
+        for kind, name in {"full": "all weights", "ia3": "(IA)³", "expand": "New layers", "tuner": "vera"}.items():
             assert f"({name})" in plain(outlook.outlook(look(method=kind)))
+
+    def test_packed_weights_and_devices_are_named(self, look):
+        said = plain(outlook.outlook(look(launch={"processes": 2, "machines": 2, "address": "10.0.0.1"})))
+        assert "of 16 rows (4 × 1 × 4 devices)" in said
+        base = {"path": "tiny", "quantisation": "nf4"}
+        found = forecast.Forecast(TrainArgs.model_validate({"model": base}))
+        assert "(LoRA, rank 16, on nf4 weights)" in plain(outlook.outlook(found))
 
     def test_good_rows_may_start_and_nothing_is_wrong(self, look):
         found = look()
