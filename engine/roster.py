@@ -227,8 +227,9 @@ def _family(
 
 
 def _name(base: str, folder: Path, taken: Mapping[str, Voice]) -> str:
-    """What to call a base that only its adapters named."""
-    name = folder.name if Path(base).is_absolute() else base
+    """What to call a base that only its adapters named; one that lies in a run, by the run."""
+    own = f"{folder.parent.name}-{folder.name}" if (folder.parent / "args.yaml").is_file() else folder.name
+    name = own if Path(base).is_absolute() else base
     return name if name not in taken else str(folder)
 
 

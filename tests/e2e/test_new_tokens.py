@@ -12,8 +12,9 @@ import torch
 
 from data import preflight, weights
 from data.tokens import TextTokenizer
-from engine import lineage
+from engine import lineage, roster
 from engine.contract import text
+from engine.contract.args import ServeArgs
 from engine.contract.errors import ArgsError
 from tests.e2e.test_export import do
 from tests.e2e.training import TINY, events, losses, train
@@ -121,6 +122,8 @@ def test_an_adapter_with_new_tokens_stands_on_the_grown_model(workspace: Path) -
     said = events(do(workspace, tuned=run.id, to="beside", form="adapter"), "warning")
     assert [one for one in said if f"fits the base with the new tokens alone, {base}" in one["text"]]
     assert weights.find("exports/beside", workspace).base == base
+    spoken = roster.load(ServeArgs(models=[run.id], device="cpu", dtype="fp32"), workspace)
+    assert list(spoken.voices) == [run.id, f"{run.id}-start"]
     with pytest.raises(ArgsError, match="was trained from .*start"):
         train(workspace, *LORA, f"method.start_from={run.id}")
 
@@ -141,6 +144,7 @@ def test_the_loss_of_an_adapter_with_new_tokens_is_the_same_by_every_way(workspa
     ([*NEW, "method=freeze"], "Freeze .method.kind. leaves the embeddings as they are"),
     ([*NEW, "method=expand"], "leaves the embeddings as they are"),
     ([*NEW, "method.start_from=that"], "The adapter that .method.start_from. belongs to the model as it was"),
+    ([*NEW, "launch.strategy=fsdp"], "An adapter learns single tokens, and fsdp .launch.strategy. shares"),
     ([*NEW, *FULL, "task=pretrain", "task.start=scratch"], "A model from scratch .task.start. learns its tokens"),
 ])  # fmt: skip
 def test_what_cannot_become_a_token_is_refused_by_name(workspace: Path, given: list[str], said: str) -> None:
