@@ -149,6 +149,10 @@ RULES: tuple[Rule, ...] = (
     Rule("task.rewards.person",
          lambda args: args.task.generates and args.task.rewards.person and args.launch.replicas > 1,
          "{args.launch.replicas} processes (launch) would wait for you at once. Turn it off, or launch one process."),
+    Rule("method.tuner",
+         lambda args: args.task.kind == "rloo" and getattr(args.method, "tuner", "") == "adalora",
+         "RLOO (task.kind) begins with a second adapter, and AdaLoRA is the only one of its model. Choose another "
+         "adapter, or GRPO."),
     # Devices
     Rule("launch.strategy", lambda args: args.launch.shards and args.task.generates,
          "{args.task.title} (task.kind) writes answers while it trains, for which every process needs all weights. "

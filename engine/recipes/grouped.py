@@ -93,6 +93,8 @@ class Grouped(Recording):
             train_dataset = concatenate_datasets([train_dataset] * -(-asked // len(train_dataset)))
         judges: list[Any] = list(scorers.judges)
         super().__init__(model=model, reward_funcs=judges, args=args, train_dataset=train_dataset, **more)
+        if "ref" in getattr(model, "peft_config", {}):
+            model.delete_adapter("ref")  # RLOO's own copy of the start, which is kept otherwise here
         task = setting.args.task
         self.task, self.scorers, self.data_collator = task, scorers, Collate(self.processing_class.pad_token_id)
         self.reward_func_names, self.reward_weights = list(scorers.names), scorers.weights
