@@ -14,7 +14,7 @@ from engine.guidance import Guidance
 from engine.heads import FILE
 from engine.recipes import ilql
 from tests.e2e.test_ppo import louder
-from tests.e2e.training import events, losses, train, weights
+from tests.e2e.training import copied, events, losses, train, weights
 
 LORA = ["method.rank=4", "method.alpha=8"]
 METHODS = [LORA, ["method=full"], ["method=freeze", "method.layers=1"]]
@@ -187,8 +187,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(scored: Path, met
 
 
 def test_held_out_loss_does_not_depend_on_batches(scored: Path) -> None:
+    held = f"data.validation=[{copied(scored, 'yes.jsonl')}]"
     found = [
-        losses(run_of(scored, *LORA, "data.validation=[yes.jsonl]", "steps.max_steps=1", f"steps.batch_size={size}",
+        losses(run_of(scored, *LORA, held, "steps.max_steps=1", f"steps.batch_size={size}",
                       "steps.accumulation=1", "optim.warmup=3"), "eval/q_loss")[0]
         for size in (1, 3)
     ]  # fmt: skip
@@ -246,7 +247,8 @@ def test_written_by_worth_the_rewarded_answer_wins_over_the_usual_one(scored: Pa
     run = run_of(
         scored, "method=full", "model=loud", "steps.max_steps=150", "steps.batch_size=12", "steps.accumulation=1",
         "optim.learning_rate=5e-3", "optim.schedule=constant", "task.target_rate=0.2", "task.guidance=4",
-        "record.samples=[Well]", "record.log_every=50", "data.validation=[yes.jsonl]", "record.evaluate_every=150",
+        "record.samples=[Well]", "record.log_every=50", "record.evaluate_every=150",
+        f"data.validation=[{copied(scored, 'yes.jsonl')}]",
     )  # fmt: skip
     assert events(run, "sample")[-1]["answer"] == "Yes."
     guided = voice_of(run, scored)

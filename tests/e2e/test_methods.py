@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from engine.contract import text
-from engine.contract.errors import ArgsError, ModelError
+from engine.contract.errors import ArgsError, BoardError
 from engine.contract.tuners import TUNERS
 from engine.starts import Start
 from tests.e2e.training import losses, train, weights
@@ -261,9 +261,9 @@ def test_what_is_no_adapter_of_this_model_is_refused(workspace: Path) -> None:
 
     tiny.model_folder(workspace / "models" / "other", seed=3)
     first = train(workspace, *LORA)
-    with pytest.raises(ModelError, match="was trained from tiny, not from other"):
+    with pytest.raises(BoardError, match="was trained from tiny, not from other"):
         train(workspace, "model=other", *LORA, f"method.start_from={first.id}")
-    with pytest.raises(ModelError, match="is no adapter"):
+    with pytest.raises(BoardError, match="is no adapter"):
         train(workspace, *LORA, "method.start_from=tiny")
 
 

@@ -14,9 +14,9 @@ from data import registry
 from data.prepare import prepare
 from data.render import ChatTemplate
 from data.tokens import TextTokenizer
-from engine.contract.errors import ArgsError, BoardError, ModelError
+from engine.contract.errors import ArgsError, BoardError
 from engine.report import Stop, Stopped
-from tests.e2e.training import events, losses, train, weights
+from tests.e2e.training import copied, events, losses, train, weights
 
 LORA = ["method.rank=4", "method.alpha=8"]
 
@@ -62,8 +62,9 @@ def test_accumulated_batches_equal_one_big_batch(workspace: Path) -> None:
 
 
 def test_held_out_loss_does_not_depend_on_batches_or_padding(workspace: Path) -> None:
+    held = f"data.validation=[{copied(workspace, 'sums.jsonl')}]"
     found = [
-        losses(train(workspace, *LORA, "data.validation=[sums.jsonl]", "steps.max_steps=1", f"steps.batch_size={size}",
+        losses(train(workspace, *LORA, held, "steps.max_steps=1", f"steps.batch_size={size}",
                      f"steps.accumulation={4 // size}", "optim.warmup=3"), "eval/loss")[0]
         for size in (1, 4)
     ]  # fmt: skip
@@ -147,7 +148,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(workspace: Path, 
 
 def test_resuming_from_a_checkpoint_that_is_not_there_names_those_that_are(workspace: Path) -> None:
     run = train(workspace, *LORA, "record.save_every=2")
-    with pytest.raises(ModelError, match="has no checkpoint step-3. It has step-2, step-4"):
+    with pytest.raises(BoardError, match="has no checkpoint step-3. It has step-2, step-4"):
         train(workspace, *LORA, f"resume.run={run.id}", "resume.checkpoint=step-3")
 
 

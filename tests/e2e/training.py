@@ -26,6 +26,14 @@ def train(workspace: Path, *overrides: str, stop: Stop | None = None) -> Run:
     return folder
 
 
+def copied(workspace: Path, name: str) -> str:
+    """The same rows as another dataset, to measure on what is trained: one file is refused on both sides."""
+    rows = workspace / "datasets" / name
+    other = rows.with_name(f"again-{name}")
+    other.write_bytes(rows.read_bytes())
+    return other.name
+
+
 def losses(run: Run, name: str = "train/loss") -> list[float]:
     return [record["values"][name] for record in records(run.metrics_path) if name in record["values"]]
 
