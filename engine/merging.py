@@ -17,7 +17,7 @@ def merged(model: Any) -> Any:
     _part_layers(model)
     whole = model.merge_and_unload(safe_merge=True)
     config, output = whole.config.get_text_config(), whole.get_output_embeddings()
-    if config.tie_word_embeddings and output is not None:
+    if getattr(config, "tie_word_embeddings", False) and output is not None:
         # Tied once, and trained apart since: a loader must not tie them again.
         if not torch.equal(output.weight, whole.get_input_embeddings().weight):
             config.tie_word_embeddings = whole.config.tie_word_embeddings = False

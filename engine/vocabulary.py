@@ -56,7 +56,7 @@ def _make(args: TrainArgs, folder: Path, into: Path, report: Report) -> None:
     model.save_pretrained(into)
     many = len(wanted.new_tokens)
     report.note(f"The vocabulary grew by {many} to {len(tokenizer):,} tokens.", vocabulary=len(tokenizer))
-    apart = not model.config.get_text_config().tie_word_embeddings
+    apart = not getattr(model.config.get_text_config(), "tie_word_embeddings", False)
     if isinstance(args.method, Freeze) and apart and not args.method.head:
         report.warn("The new words are read but hardly written: this model's output layer is its own (method.head).")
 

@@ -92,7 +92,8 @@ def _of_the_machine(problem: Exception) -> tuple[str, str] | None:
     said = str(problem)
     # safetensors and torch's file writer wrap the system's error in a text of their own.
     full = isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT)
-    if full or "No space left on device" in said or "Disk quota exceeded" in said:
+    short = "inline_container" in said and "unexpected pos" in said  # a write of torch's that came to less than asked
+    if full or short or "No space left on device" in said or "Disk quota exceeded" in said:
         return DISK_FULL
     if recovery.out_of_memory(problem):
         return "Out of memory.", recovery.ADVICE

@@ -12,7 +12,7 @@ from data import fitness, preflight, survey
 from engine import export
 from engine.contract import rundir, text
 from engine.contract.args import ExportArgs, TrainArgs
-from engine.contract.errors import DataError
+from engine.contract.errors import ArgsError
 from engine.report import Report, Stop
 from tests.e2e.training import TINY, events, losses, train
 
@@ -56,7 +56,7 @@ def test_conversations_still_ask_for_one(base: Path) -> None:
     (error,) = [finding for finding in found.findings if finding.level == "error"]
     assert error.kind == "refused"
     assert "In 12 of 24 rows" in error.text and "brings no chat template" in error.text
-    with pytest.raises(DataError, match="12 of 24 rows cannot be rendered"):
+    with pytest.raises(ArgsError, match="brings no chat template. Choose one under Template"):
         train(base, "data.train=[tales.jsonl, sums.jsonl]")
 
 
