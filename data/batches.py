@@ -23,9 +23,10 @@ from data.outcome import Report
 from data.tokens import Encoded, TextTokenizer
 from engine.contract.errors import ResourceError
 
-CHUNK = 500  # rows that are tokenised at once; also the smallest share of work for one process
+CHUNK = 1000  # rows that are tokenised at once; also the smallest share of work for one process
 WORTH_PROCESSES = 40_000  # rows; fewer are done before further processes are up
-AHEAD = 2  # batches that wait for the tokenizer, so that it never waits for one
+FEEDERS = 2  # threads that wait for the tokenizer: while one waits for Python's lock, it has the other's batch
+AHEAD = 3  # batches that wait for the tokenizer, so that it never waits for one
 EMPTY = np.empty(0, np.int32)
 ENOUGH_CORES = 4  # on fewer, one process and the tokenizer's own threads fill them
 
@@ -73,13 +74,12 @@ def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
 
 
 def _here(chunks: Iterable[Sequence[Row]], maker: Maker) -> Iterator[Batch]:
-    # The tokenizer's threads leave Python's lock to all else. What the one that waits for them does under the lock is
-    # as little as can be: while it waits for the lock, those threads have nothing to do.
+    # The tokenizer's own threads leave Python's lock to all else, and those that feed it do as little as can be under it.
     waiting: deque[tuple[Any, list[str], Future[Any]]] = deque()
-    with ThreadPoolExecutor(1) as thread:
+    with ThreadPoolExecutor(FEEDERS) as threads:
         for chunk in chunks:
             rendered, texts = maker.render(chunk)
-            waiting.append((rendered, texts, thread.submit(maker.tokenizer.split, texts)))
+            waiting.append((rendered, texts, threads.submit(maker.tokenizer.split, texts)))
             if len(waiting) > AHEAD:
                 yield _finished(maker, *waiting.popleft())
         while waiting:

@@ -74,7 +74,8 @@ class Task(Recording, SFTTrainer):
             head = self.accelerator.unwrap_model(model).get_output_embeddings()
             with likelihood.headless(head):
                 states, more = self._logits(model, inputs, trained)
-            loss, right = likelihood.summed(states, head, labels[trained], given)
+            with self.accelerator.autocast():  # what leaves the model is widened, and the output layer belongs to it
+                loss, right = likelihood.summed(states, head, labels[trained], given)
         else:
             logits, more = self._logits(model, inputs, trained)
             logits = logits.float()
