@@ -47,6 +47,7 @@ def work(folder: Path) -> int:
         if isinstance(args, TrainArgs) and args.launch.everywhere > 1 and not ranks.joined():
             return launch.ranks(args, run, report, stop)
         if isinstance(args, TrainArgs):
+            _stay_awake()
             args = recovery.eased(args, run, report, attempt)
         importlib.import_module(KINDS[args.kind]).run(args, run, report, stop)
     except Stopped:
@@ -67,6 +68,15 @@ def work(folder: Path) -> int:
     if ranks.joined():
         ranks.leave(0)
     return 0
+
+
+def _stay_awake() -> None:
+    """Have torch's threads wait for each other through the pauses between operations, a tenth of a step on a processor.
+
+    libgomp reads this when torch is loaded: how many times they look before they sleep.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "3000000")
 
 
 def _out_of_memory() -> int:
