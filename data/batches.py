@@ -74,7 +74,7 @@ def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
 
 
 def _here(chunks: Iterable[Sequence[Row]], maker: Maker) -> Iterator[Batch]:
-    # The tokenizer's own threads leave Python's lock to all else, and those that feed it do as little as can be under it.
+    # The tokenizer's own threads leave Python's lock to all else, and those that feed them do little under it.
     waiting: deque[tuple[Any, list[str], Future[Any]]] = deque()
     with ThreadPoolExecutor(FEEDERS) as threads:
         for chunk in chunks:
