@@ -14,8 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-LOGITS = 2**24  # at once
-AT_ONCE = {"cpu": 2**22}  # 16 MB in float32 stay in the processor's cache
+from engine.contract import kernels
 
 
 class Likelihood(NamedTuple):
@@ -43,7 +42,7 @@ class _Sum(torch.autograd.Function):
         to_weight = torch.zeros_like(weight, dtype=torch.float32) if wanted[1] else None
         to_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and wanted[2] else None
         loss, right = hidden.new_zeros((), dtype=torch.float32), labels.new_zeros(())
-        size = max(1, AT_ONCE.get(kind, LOGITS) // weight.shape[0])
+        size = max(1, kernels.logits_at_once(kind) // weight.shape[0])
         for start in range(0, len(labels), size):
             part = slice(start, start + size)
             some, label = hidden[part].to(dtype), labels[part, None]

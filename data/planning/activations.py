@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 from data.planning.shape import Shape
 from data.planning.widths import BYTES
 from engine.contract.args import TrainArgs
+from engine.contract.kernels import logits_at_once
 from engine.contract.methods import Freeze, Full
 
-# The loss in chunks (engine/likelihood.py): so many logits at once, and bytes for each with all that its gradient is
-# made of: in fp32, as that of its state, and in the precision of the arithmetic.
-AT_ONCE, CHUNK_BYTES = 2**24, 12
+# The loss in chunks: bytes for each logit with all that its gradient is made of: in fp32, as that of its state, and in
+# the precision of the arithmetic.
+CHUNK_BYTES = 12
 # With all logits at once: in fp32 for the loss, their log-softmax, and its gradient, beside those of the arithmetic.
 PLAIN_BYTES = 12
 
@@ -119,14 +120,14 @@ def scores(shape: Shape, args: TrainArgs, rows: int, longest: int) -> int:
     return rows * shape.heads * longest**2 * (4 + (width if width < 4 else 0))
 
 
-def logits(shape: Shape, args: TrainArgs, *, tokens: int) -> int:
+def logits(shape: Shape, args: TrainArgs, *, tokens: int, device: str) -> int:
     """Bytes at the loss. In chunks a few logits are there at a time, beside the gradient of each token's state; and of
     the output layer, where it is trained, a copy in the precision of the arithmetic and its gradient in fp32."""
     width = BYTES[args.model.dtype]
     if _loss(args) == "plain":
         return tokens * shape.vocabulary * (width + PLAIN_BYTES)
     head = shape.vocabulary * shape.hidden * (4 + (width if width < 4 else 0)) if _moves_head(shape, args) else 0
-    return min(tokens * shape.vocabulary, AT_ONCE) * CHUNK_BYTES + tokens * shape.hidden * width + head
+    return min(tokens * shape.vocabulary, logits_at_once(device)) * CHUNK_BYTES + tokens * shape.hidden * width + head
 
 
 def _moves_head(shape: Shape, args: TrainArgs) -> bool:

@@ -59,7 +59,7 @@ def memory(subject: Subject, args: TrainArgs, *, longest: int, device: str = "cp
     gradients = 4 * trained if optimisers.keeps_gradients(args.optim.optimiser) else 4 * subject.layer
     weights = held(frozen, all_divided, away and all_divided)
     gathered = 2 * subject.layer * BYTES[args.model.dtype] if all_divided and processes > 1 else 0
-    shared = Step.of(subject, args, longest)
+    shared = Step.of(subject, args, longest, device)
     dynamic = shared.activations + shared.logits + shared.answers + gathered
     always, share = RESERVE.get(device, RESERVED)
     parts = {
@@ -120,11 +120,11 @@ class Step:
     host: int = 0
 
     @classmethod
-    def of(cls, subject: Subject, args: TrainArgs, longest: int) -> Step:
+    def of(cls, subject: Subject, args: TrainArgs, longest: int, device: str) -> Step:
         rows, split = rows_at_once(args), _split(args)
         tokens = math.ceil(rows * longest / split)
         found = activations.kept(subject.shape, args, rows=rows, tokens=tokens, longest=longest, layers=subject.depth)
-        logits = activations.logits(subject.shape, args, tokens=tokens)
+        logits = activations.logits(subject.shape, args, tokens=tokens, device=device)
         answers = generation(subject, args, longest)
         # Answers are written before they are learnt from: the peak is where more is needed.
         return cls(found.device, logits, max(0, answers - found.device - logits), found.host)

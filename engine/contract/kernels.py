@@ -1,9 +1,16 @@
-"""Which attention kernel `auto` takes on a machine, and why. Knows no torch."""
+"""Which attention kernel `auto` takes on a machine, and why; how many logits there are at once. Knows no torch."""
 
 from __future__ import annotations
 
 from engine.contract.fields import AUTO
 from engine.contract.rules import FLASH, Here
+
+LOGITS, LOGITS_OF_A_CPU = 2**24, 2**22  # 16 MB in float32 stay in a processor's cache
+
+
+def logits_at_once(device: str) -> int:
+    """How many logits there are at a time where the loss is taken in chunks."""
+    return LOGITS_OF_A_CPU if device == "cpu" else LOGITS
 
 
 def attention(wanted: str, here: Here) -> tuple[str | None, str]:
