@@ -43,6 +43,11 @@ DEVICE_FILES = {
     "npu": ("/dev/davinci*",),
     "xpu": ("/dev/dri", "/dev/dxg"),
 }
+# The arguments that may name a file or a folder.
+NAMES_FILES = {
+    "path", "train", "validation", "data", "tuned", "base", "models", "general", "model", "reference_model",
+    "start_from",
+}  # fmt: skip
 # What a run that goes on from a checkpoint shares with its parent: the weights that move, and the rows held out. A
 # change in the latter would measure on rows that the parent was trained on.
 INHERITED = (
@@ -106,10 +111,10 @@ def grounded(args: Any, workspace: Path) -> Any:
         return said if named or not said or not path.exists() else os.path.abspath(path)
 
     content = args.model_dump()
-    for place in (content, *map(content.get, ("model", "data", "task")), text.at(content, "task.rewards")):
+    for place in (content, *map(content.get, ("model", "data", "task", "method")), text.at(content, "task.rewards")):
         if not isinstance(place, dict):
             continue  # of another kind of run, where the word stands for something else
-        for name in {"path", "train", "validation", "data", "tuned", "base", "models", "general", "model"} & set(place):
+        for name in NAMES_FILES & set(place):
             if isinstance(value := place[name], (str, list)):
                 place[name] = whole(value) if isinstance(value, str) else [whole(word) for word in value]
     return type(args).model_validate(content)

@@ -63,6 +63,10 @@ def test_paths_of_the_working_directory_are_written_down_whole_and_names_stay(tm
     assert found.model.path == str(here / "model")
     assert found.data.train == ["sql", str(here / "mine.jsonl"), "nowhere.jsonl"]
     assert preflight.grounded(args("model=model"), tmp_path).model.path == "model"
+    goes_on = preflight.grounded(args("method.start_from=./model"), tmp_path).method
+    assert getattr(goes_on, "start_from") == str(here / "model")  # noqa: B009
+    compared = preflight.grounded(args("task=dpo", "task.reference_model=./model"), tmp_path).task
+    assert getattr(compared, "reference_model") == str(here / "model")  # noqa: B009
     served = preflight.grounded(args(f"models=[{run.id}, ./model, me/hub]", kind="serve"), tmp_path)
     assert served.models == [run.id, str(here / "model"), "me/hub"]
 
