@@ -23,7 +23,7 @@ from engine.contract.machine import machine
 from engine.contract.rundir import Run
 from engine.ranks import ENDS, Ending
 from engine.report import Report, Stop, Stopped
-from engine.supervise import FAILED, OUT_OF_MEMORY, STOPPED
+from engine.supervise import FAILED, OUT_OF_MEMORY, STOPPED, oom_kills
 
 TAIL = 40  # lines of a dead rank's log that are shown
 
@@ -41,6 +41,7 @@ def ranks(args: TrainArgs, run: Run, report: Report, stop: Stop) -> int:
         if launch.machines > 1:
             for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
                 environment.setdefault(name, _interface(launch.address, launch.port))
+        killed_before = oom_kills()
         program = [sys.executable, *command(launch, ["engine", "work", str(run.path)], cpu=cpu)]
         with stop.deferred():
             started = subprocess.Popen(program, stdin=subprocess.PIPE, env=environment)
@@ -48,7 +49,7 @@ def ranks(args: TrainArgs, run: Run, report: Report, stop: Stop) -> int:
             stop.on_ask(started.stdin.close)
             started.wait()
         said = [Ending.read(Path(ends), launch.number * launch.here + local) for local in range(launch.here)]
-    return _ended(said, run, report, stop)
+    return ended(said, run, report, stop, struck=oom_kills() - killed_before)
 
 
 def _interface(address: str, port: int) -> str:
@@ -65,17 +66,20 @@ def _interface(address: str, port: int) -> str:
     return next((name for name, known in interfaces if any(one.address == own for one in known)), "")
 
 
-def _ended(said: list[Ending], run: Run, report: Report, stop: Stop) -> int:
-    """What the endings of all ranks come to; the first cause is what is told, not what followed from it."""
+def ended(said: list[Ending], run: Run, report: Report, stop: Stop, *, struck: int) -> int:
+    """What the endings of all ranks come to; the first cause is what is told, not what followed from it.
+
+    struck: how often the kernel ended a process for want of memory meanwhile. A rank that it ends leaves no word.
+    """
     mute = [one for one in said if one.code is None]
     failed = sorted((one for one in said if one.code not in (None, 0, STOPPED)), key=lambda one: one.at)
     if not mute and not failed:
         if any(one.code == STOPPED for one in said) or stop.asked:
             raise Stopped
         return 0
-    if any(one.code == OUT_OF_MEMORY for one in failed):
-        return OUT_OF_MEMORY
     told = [one for one in failed if not one.bug] or ([] if mute else failed)
+    if any(one.code == OUT_OF_MEMORY for one in failed) or (struck and not told):
+        return OUT_OF_MEMORY
     if told:
         first = told[0]
         report.failure(first.text, first.hint, bug=first.bug)

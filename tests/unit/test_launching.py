@@ -5,15 +5,20 @@ from __future__ import annotations
 import ast
 import shlex
 import subprocess
+from pathlib import Path
 
 import pytest
 import yaml
 
-from engine.contract import machine, text
+from engine import launch
+from engine.contract import machine, rundir, text
 from engine.contract.clusters import CLUSTERS
 from engine.contract.errors import ArgsError
 from engine.contract.launching import Launch, command
 from engine.contract.rules import Here, unmet
+from engine.ranks import Ending
+from engine.report import Report, Stop
+from engine.supervise import FAILED, OUT_OF_MEMORY, STOPPED
 
 LARGE = ["model=Qwen/Qwen3-8B", "data=my.jsonl", "name=it's mine", "launch.devices=[0, 1, 2, 3]", "launch.machines=2",
          "launch.address=10.0.0.1", "launch.strategy=fsdp"]  # fmt: skip
@@ -119,3 +124,23 @@ def test_jobs_for_clusters_are_well_formed() -> None:
     assert (said.returncode, said.stderr) == (0, "")
     assert program.endswith("launch.number=$JOB_COMPLETION_INDEX launch.address=tuneboard-0.tuneboard")
     assert service["spec"]["selector"] == {"job-name": "tuneboard"}
+
+
+@pytest.mark.parametrize(
+    ("others", "struck", "code"),
+    [
+        ([Ending(0, STOPPED)], 1, OUT_OF_MEMORY),
+        ([Ending(0, FAILED, "Connection closed by peer.", bug=True)], 1, OUT_OF_MEMORY),
+        ([Ending(0, STOPPED)], 0, FAILED),
+        ([Ending(0, FAILED, "The disk is full.")], 1, FAILED),
+    ],
+    ids=["struck", "and the others lost it", "nothing tells", "another cause was told"],
+)
+def test_a_process_that_the_kernel_ended_for_memory_is_tried_again(
+    others: list[Ending], struck: int, code: int, tmp_path: Path
+) -> None:
+    run = rundir.make(tmp_path, "two", "kind: train")
+    report = Report(run)
+    assert launch.ended([*others, Ending(1)], run, report, Stop(), struck=struck) == code
+    told = [record["text"] for record in rundir.records(run.events_path) if record["kind"] == "error"]
+    assert len(told) == (code == FAILED)
