@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from functools import cache
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -43,6 +46,22 @@ def imported(name: str) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found.add(node.module.partition(".")[0])
     return found
+
+
+def test_every_package_that_is_imported_is_named_in_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    named = {plain(re.split(r"[^\w-]", one)[0]) for one in wanted}
+    needed = set().union(*(imported(name) for folder in FOLDERS for name in modules(folder)))
+    ours = {*FOLDERS, "pydantic_core"}  # the latter is a part of pydantic
+    packages = packages_distributions()
+    # Of optional packages that are not installed nothing is known.
+    known = {name: {plain(one) for one in packages.get(name, [])} for name in needed - ours - sys.stdlib_module_names}
+    assert {name for name, brought in known.items() if brought and not brought & named} == set()
+
+
+def plain(name: str) -> str:
+    return name.lower().replace("_", "-")
 
 
 @pytest.mark.parametrize("folder", ["app", "data", "engine/contract"])
