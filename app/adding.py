@@ -75,6 +75,11 @@ class Fetching:
     def tell(self, here: int, total: int) -> None:
         self.said.put((here, total))
 
+    def end(self) -> None:
+        """Ask it to stop, and wake whoever waits for its next word."""
+        self.stop.set()
+        self.tell(0, 0)
+
 
 class Adding:
     """The components and their events."""
@@ -181,7 +186,7 @@ class Adding:
 
     def _cancel(self, fetching: Fetching | None) -> None:
         if fetching:
-            fetching.stop.set()
+            fetching.end()
 
     def _add(self, typed: str, where: str, subset: str, split: str, found: HubDataset | None) -> Iterator[list[Any]]:
         kind, what = self._kind(typed)
@@ -248,7 +253,10 @@ class Adding:
         fetching.start()
         words = '<span class="tb-muted">Waiting for the first byte …</span>'
         while True:
-            yield [gr.skip(), gr.skip(), words, *same, fetching, gr.Button(interactive=False), gr.Button(visible=True)]
+            stopping = fetching.stop.is_set()
+            cancel = gr.Button(visible=True, interactive=not stopping)
+            words = '<span class="tb-muted">Stopping …</span>' if stopping else words
+            yield [gr.skip(), gr.skip(), words, *same, fetching, gr.Button(interactive=False), cancel]
             said = _latest(fetching.said)
             if isinstance(said, BoardError):
                 raise said

@@ -12,9 +12,12 @@ import itertools
 import os
 import re
 import shutil
+import socket
+import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -23,6 +26,7 @@ from engine.contract.errors import BoardError, DataError, ResourceError
 
 CHUNK = 1 << 20
 TIMEOUT = 30  # seconds without a byte
+STOP_SECONDS = 1.0  # until a stop is noticed although nothing arrives
 ATTEMPTS = 5  # a connection that breaks is made again, as long as something has arrived through it
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -189,7 +193,8 @@ def _take(
         mark.write_text(etag, encoding="ascii")
     else:
         mark.unlink(missing_ok=True)
-    with answer, part.open("ab" if answer.status == 206 else "wb") as file:
+    mode = "ab" if answer.status == 206 else "wb"
+    with answer, part.open(mode) as file, _stoppable(answer.fileno(), stop):
         if start and answer.status != 206 and tell:
             tell(-start)  # it begins anew
         expected = answer.headers.get("Content-Length")
@@ -204,6 +209,32 @@ def _take(
         if left:
             raise ConnectionResetError("the answer ended early")
     return None
+
+
+@contextmanager
+def _stoppable(connection: int, stop: Stop | None) -> Iterator[None]:
+    """Reads from the connection (a file number) end soon after `stop()`, although its server has fallen silent."""
+    over = threading.Event()
+
+    def look() -> None:
+        while stop and not over.wait(STOP_SECONDS):
+            if stop():
+                with suppress(OSError):  # it has ended by itself
+                    own.shutdown(socket.SHUT_RDWR)
+                return
+
+    with socket.socket(fileno=os.dup(connection)) as own:
+        watch = threading.Thread(target=look, daemon=True, name="download stop")
+        watch.start()
+        try:
+            yield
+        except OSError:
+            if stop and stop():
+                raise Stopped from None
+            raise
+        finally:
+            over.set()
+            watch.join()
 
 
 def _whole(url: str, part: Path, size: int | None, sha256: str) -> None:

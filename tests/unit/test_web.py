@@ -18,6 +18,7 @@ class Stub(BaseHTTPRequestHandler):
     """Answers with what the path asks for; `asked` holds the ranges."""
 
     asked: list[str] = []
+    stalls = threading.Event()
     etag = ""
 
     def do_GET(self) -> None:
@@ -37,6 +38,11 @@ class Stub(BaseHTTPRequestHandler):
             return self.answer(200, b"\n<!DOCTYPE html><html>")
         if kind == "whole":  # a server that knows no ranges
             return self.answer(200, ROWS)
+        if kind == "stalled":
+            self.answer(200, b"", len(ROWS))
+            Stub.stalls.set()
+            self.rfile.read()  # until the other side has gone
+            return None
         if kind == "silent":
             return self.answer(200, b"", len(ROWS))
         if start >= len(ROWS):
@@ -66,6 +72,7 @@ def at(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     monkeypatch.setattr(Stub, "asked", [])
+    monkeypatch.setattr(Stub, "stalls", threading.Event())
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()
@@ -93,6 +100,13 @@ def test_a_stopped_download_goes_on_even_where_the_server_begins_anew(tmp_path, 
     assert Stub.asked == ["", f"bytes={web.CHUNK}-"]
     assert sum(arrived) == told
     assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+def test_a_download_stops_although_its_server_has_fallen_silent(tmp_path, at, monkeypatch):
+    monkeypatch.setattr(web, "STOP_SECONDS", 0.01)
+    with pytest.raises(web.Stopped):
+        web.get(f"{at}/stalled/a.jsonl", tmp_path, stop=Stub.stalls.is_set)
+    assert web.get(f"{at}/rows/a.jsonl", tmp_path).read_bytes() == ROWS
 
 
 def test_a_part_of_another_version_is_not_continued(tmp_path, at):
