@@ -113,7 +113,7 @@ def test_a_run_is_started_watched_stopped_resumed_and_deleted(start_board, open_
 
     card = page.locator("#train-live")
     expect(card).to_contain_text("running")
-    expect(card).to_contain_text(re.compile(r"step \d+ of 4,000"))
+    expect(card).to_contain_text(re.compile(r"step [\d,]+ of 4,000"))
     seen = card.locator(".tb-progress-words").inner_text()
     expect(card.locator(".tb-progress-words")).not_to_have_text(seen)
     expect(page.locator("#tb-pill")).to_contain_text("1 running")
@@ -122,9 +122,9 @@ def test_a_run_is_started_watched_stopped_resumed_and_deleted(start_board, open_
 
     page.wait_for_url(re.compile(f"run={run.id}"))
     page.reload()
-    expect(page.locator("#train-live")).to_contain_text(re.compile(r"step \d+ of 4,000"))
+    expect(page.locator("#train-live")).to_contain_text(re.compile(r"step [\d,]+ of 4,000"))
     other = open_page(page.url)
-    expect(other.locator("#train-live")).to_contain_text(re.compile(r"step \d+ of 4,000"))
+    expect(other.locator("#train-live")).to_contain_text(re.compile(r"step [\d,]+ of 4,000"))
 
     other.locator("#tb-pill button").click()
     detail = other.locator("#runs-run")
@@ -209,13 +209,13 @@ def test_a_killed_board_leaves_the_run_alone_and_the_next_one_shows_it(start_boa
     page = open_page(first.url)
     ready(page)
     page.locator("#train-start").click()
-    expect(page.locator("#train-live")).to_contain_text(re.compile(r"step \d+ of 4,000"))
+    expect(page.locator("#train-live")).to_contain_text(re.compile(r"step [\d,]+ of 4,000"))
     run = only_run(fresh_workspace)
     first.kill()
     assert run.state() == "running"
     again = open_page(f"{start_board(fresh_workspace).url}/?tab=runs&run={run.id}")
     words = again.locator("#runs-run .tb-progress-words")
-    expect(words).to_contain_text(re.compile(r"step \d+ of 4,000"))
+    expect(words).to_contain_text(re.compile(r"step [\d,]+ of 4,000"))
     expect(words).not_to_have_text(words.inner_text())
     again.locator("#runs-run").get_by_role("button", name="Stop").click()
     expect(again.locator("#runs-run")).to_contain_text("Stopped on request.")
