@@ -260,7 +260,8 @@ class Survey:
             self.lengths[max(len(view.encoded) for view in views)] += 1
         if trained or (row.kind == "prompt" and kept.sides):
             self.used += 1
-            self.kept.extend(pieces if row.kind == "text" else [sum(pieces)])
+            apart = row.kind == "text" or "scored" in self.args.task.takes  # to which a pair is two scored answers
+            self.kept.extend(pieces if apart else [sum(pieces)])
             self.trained += trained
 
     def _show(self, row: Row, length: int) -> None:

@@ -216,14 +216,14 @@ def maker_of(
     options: dict[str, Any] = {
         "max_length": data.max_length, "cut": data.cut, "thoughts": data.thoughts, "skip": data.bad_rows == "skip"
     }  # fmt: skip
+    if "scored" in args.task.takes:
+        return Scored(template, tokenizer, sees=False, **options)
     if "preference" in args.task.takes:
         if sight:
             return SeenPairs(template, tokenizer, sight=sight, **options)
         return Pairs(template, tokenizer, sees=False, **options)
     if "feedback" in args.task.takes:
         return Judged(template, tokenizer, sees=False, **options)
-    if "scored" in args.task.takes:
-        return Scored(template, tokenizer, sees=False, **options)
     if args.task.takes == ("text",):
         whole = {"max_length": None} if args.task.packs else {}
         return Documents(template, tokenizer, sees=False, **options | whole)

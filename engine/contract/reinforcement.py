@@ -175,10 +175,11 @@ class Ppo(Learning):
 
 
 class Ilql(Learning):
-    """Learn the worth of each token from rewarded answers, and write by it (Snell et al., 2022)."""
+    """Learn the worth of each token from rewarded answers, and write by it (Snell et al., 2022). Of two answers to one
+    question the better is worth 1 and the other -1."""
 
     title: ClassVar[str] = "ILQL"
-    takes: ClassVar[tuple[str, ...]] = ("scored",)
+    takes: ClassVar[tuple[str, ...]] = ("scored", "preference")
     head: ClassVar[str] = "value"
     step_rows: ClassVar[int] = 16
     kind: Literal["ilql"] = "ilql"

@@ -186,6 +186,23 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(scored: Path, met
         assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
+def test_pairs_teach_what_their_two_answers_scored_1_and_minus_1_teach(workspace: Path) -> None:
+    answers = [("Yes, it is.", "No."), ("Six.", "I do not know, sorry."), ("Yes.", "No, never.")]
+    pairs = [{"prompt": f"Well {n}?", "chosen": good, "rejected": bad} for n, (good, bad) in enumerate(answers)]
+    alone = [
+        {"prompt": f"Well {n}?", "completion": answer, "score": score}
+        for n, both in enumerate(answers)
+        for answer, score in zip(both, (1.0, -1.0), strict=True)
+    ]
+    all_at_once = ["steps.batch_size=6", "steps.accumulation=1", "steps.max_steps=3", "record.save_every=99"]
+    found = []
+    for name, lines in (("pairs", pairs), ("alone", alone)):
+        (workspace / "datasets" / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+        run = train(workspace, "task=ilql", f"data={name}.jsonl", *LORA, *all_at_once)
+        found.append(losses(run) + losses(run, "train/q_loss"))
+    assert found[0] == pytest.approx(found[1], abs=1e-5)
+
+
 def test_held_out_loss_does_not_depend_on_batches(scored: Path) -> None:
     held = f"data.validation=[{copied(scored, 'yes.jsonl')}]"
     found = [
