@@ -1,9 +1,7 @@
 """What a preference is measured against: the model as it was before training, or another model.
 
-Asked in every step, or once for all rows, after which a second model need not stay in memory. Where an adapter begins
-by changing nothing, it is the model with the adapter off, for nothing; else (weights that move themselves, adapters
-that begin elsewhere or go on from a run) it is the same model with copies of the weights that move, beside which all
-others are shared. Knows no loss.
+Asked in every step, or once for all rows, after which a second model need not stay in memory. How the model as it was
+is kept, `reference.py` knows. Knows no loss.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from engine.contract.errors import ArgsError, Problem
 from engine.logps import logps
 from engine.model import folder_of, model_of, with_adapter
 from engine.recipes.setting import Setting
-from engine.reference import idle
+from engine.reference import Start
 from engine.scoring import scores_texts
 
 Batch = Mapping[str, Any]
@@ -50,16 +48,14 @@ def anchor(setting: Setting, model: Any) -> Anchor:
 
 
 def as_it_is(model: Any) -> Callable[[Batch], torch.Tensor]:
-    """`ask` of a model as it is now, however it is trained from here on."""
-    if idle(model):
+    """`ask` of a model as it is now, however it is trained from here on. Without gradients."""
+    start = Start(model)
 
-        def without(batch: Batch) -> torch.Tensor:
-            with model.disable_adapter():
-                return logps(model, batch)
+    def ask(batch: Batch) -> torch.Tensor:
+        with torch.no_grad(), start.of(model):
+            return logps(model, batch)
 
-        return without
-    kept = {name: moved.detach().clone() for name, moved in model.named_parameters() if moved.requires_grad}
-    return lambda batch: logps(model, batch, kept)
+    return ask
 
 
 def _other(setting: Setting, wanted: str) -> Any:

@@ -11,17 +11,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 BESIDE = ("completion_mask", "reference", "label", "margin", "other")  # of a batch: what is not for the model
 
 
-def logps(model: Any, batch: Mapping[str, Any], weights: Mapping[str, torch.Tensor] | None = None) -> torch.Tensor:
+def logps(model: Any, batch: Mapping[str, Any]) -> torch.Tensor:
     """(rows, length - 1) fp32 log-probabilities: place i is that of token i + 1, and 0 where that is no answer's.
 
     batch: rows padded on the right; `completion_mask` (rows, length) is 1 at the answers' tokens.
-    weights: parameters by name, to be used in place of the model's own.
     """
     ids, asked = batch["input_ids"], batch["completion_mask"][:, 1:].bool()
     length = ids.shape[1]
@@ -29,8 +27,7 @@ def logps(model: Any, batch: Mapping[str, Any], weights: Mapping[str, torch.Tens
     given = {name: value for name, value in batch.items() if name not in BESIDE} | {"use_cache": False}
     if "logits_to_keep" in inspect.signature(_plain(model).forward).parameters:
         given["logits_to_keep"] = length - first
-    said = functional_call(model, dict(weights), (), given) if weights is not None else model(**given)
-    logits = said.logits[:, first - length : -1]  # some methods put tokens of their own before the row's
+    logits = model(**given).logits[:, first - length : -1]  # some methods put tokens of their own before the row's
     of_row = _checkpointed if torch.is_grad_enabled() else _of_row
     found = torch.stack([of_row(row, said) for row, said in zip(logits, ids[:, first + 1 :], strict=True)])
     return torch.nn.functional.pad(found * asked[:, first:], (first, 0))
