@@ -115,11 +115,7 @@ def _time(found: Forecast) -> str:
     if work.seconds is None or work.basis is None:
         said = "How long it takes is known after the first steps, or once it is measured."
         return f'<p class="tb-muted">{said}</p>'
-    about = (
-        f"{count(work.operations)} operations"
-        if work.operations < 1e15
-        else f"{work.operations / 1e15:,.0f} P operations"
-    )
+    about = f"{count(work.operations)} operations"
     return f'<p>About <b>{duration(work.seconds)}</b>, {BASIS[work.basis]} <span class="tb-muted">({about})</span></p>'
 
 
@@ -210,12 +206,12 @@ def _looked(found: Forecast, counted: str) -> str:
 
 
 def count(number: float) -> str:
-    """A number of things as people say it: `812`, `9.1 k`, `135 M`, `1.7 B`."""
-    for unit, step in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+    """A number of things as people say it: `812`, `9.1 k`, `135 M`, `1.7 B`, `3.6 T`, `2,400 P`."""
+    for unit, step in (("P", 1e15), ("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
         # 999.6 k would be said as 1000 k
         if number >= step * 0.9995:
             scaled = number / step
-            return f"{scaled:.0f} {unit}" if scaled >= 99.95 else f"{scaled:.1f} {unit}"
+            return f"{scaled:,.0f} {unit}" if scaled >= 99.95 else f"{scaled:.1f} {unit}"
     return f"{number:.0f}"
 
 

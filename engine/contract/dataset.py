@@ -83,7 +83,7 @@ class Data(Section):
     max_length: int = arg(
         512,
         "Longer rows are cut to this many tokens; memory grows with it.",
-        when="Raise it when the line below says that rows are cut.",
+        when="Raise it when What will happen says that rows are cut.",
         usual="512 to 4096",
         unit="tokens",
         basic=True,

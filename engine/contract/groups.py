@@ -61,7 +61,7 @@ class Group(Learning):
     epsilon: float = arg(
         0.2,
         "How much likelier or unlikelier an answer may become in these steps before its push is cut off.",
-        when="Lower it when the KL jumps.",
+        when="Lower it when the distance from the start (KL) jumps.",
         usual="0.1 to 0.3",
         label="Clip",
         to="trainer.epsilon",
@@ -142,7 +142,8 @@ class Grpo(Group):
 
     beta: float = arg(
         0.04,
-        "How strongly the model is held to what it was, by the KL to it; 0 saves the time of asking it.",
+        "How strongly the model is held to what it was: what its distance from that (the KL divergence) costs. 0 saves the "
+        "time of asking what it was.",
         when="Raise it when answers get strange; 0 where the reward says all.",
         usual="0 to 0.1",
         basic=True,
@@ -161,8 +162,8 @@ class Grpo(Group):
     )
     scale: Literal["group", "batch", "none"] = arg(
         "group",
-        "What an advantage is divided by: the spread of its group, of the batch, or nothing, which keeps easy and hard "
-        "questions as they are (Liu et al., 2025).",
+        "What an answer's lead over its group (its advantage) is divided by: the spread of the group, of the batch, or "
+        "nothing, which keeps easy and hard questions as they are (Liu et al., 2025).",
         when="none with dr_grpo; batch with few answers to a question.",
         usual="group",
         label="Scale by",
@@ -179,7 +180,7 @@ class Grpo(Group):
     )
     ratio: Literal["token", "sequence"] = arg(
         "token",
-        "Whether the clip looks at each token or at the answer as a whole (GSPO, Zheng et al., 2025).",
+        "Whether each token is cut off at the clip, or the answer as a whole (GSPO, Zheng et al., 2025).",
         when="sequence for mixtures of experts, and with several steps for each answer.",
         usual="token",
         label="Clip by",
@@ -187,7 +188,7 @@ class Grpo(Group):
     )
     delta: float | None = arg(
         None,
-        "A bound for the ratio where an answer is bad as well (two-sided clip).",
+        "Cuts off the push of a bad answer too, once it has become this many times likelier; the clip leaves it.",
         when="When the loss has spikes.",
         usual="empty, or above 1 + clip",
         label="Two-sided clip",

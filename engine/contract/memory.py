@@ -50,9 +50,9 @@ class Compute(Section):
     )
     offload: bool = arg(
         False,
-        "Keeps what the way back needs in main memory: all activations, or with checkpointing what it keeps of them. "
-        "For accelerators; slower.",
-        when="With checkpointing, when that alone is not enough, as with long rows.",
+        "Keeps activations, which gradients are computed from, in main memory and not in the accelerator's: all of "
+        "them, or with checkpointing the few that it keeps. Slower.",
+        when="When checkpointing alone is not enough, as with long rows.",
         usual="off",
         label="Offload activations",
     )

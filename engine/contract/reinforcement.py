@@ -40,8 +40,8 @@ class Ppo(Learning):
     )
     kl_coefficient: float = arg(
         0.05,
-        "What it costs to move away from the model at its start: taken off the reward for each nat (Ziegler et al., "
-        "2019).",
+        "What it costs to move away from the model at its start: taken off the reward for each nat of distance (KL; one nat "
+        "is a factor of 2.7 in how likely an answer is; Ziegler et al., 2019).",
         when="Raise it when answers turn to nonsense that scores well; lower it when the reward stays where it was.",
         usual="0.01 to 0.2",
         label="KL coefficient",
@@ -60,7 +60,7 @@ class Ppo(Learning):
     )
     kl_gain: float = arg(
         0.1,
-        "How fast the coefficient follows the target: at most a fifth of this share a step.",
+        "How fast the coefficient follows the target: by at most a fifth of this, as a share, each step.",
         when="Raise it for short runs.",
         usual="0.1",
         label="KL gain",
@@ -106,7 +106,7 @@ class Ppo(Learning):
     passes: int = arg(
         4,
         "How often each batch of answers is learnt from.",
-        when="Lower it when the clip share grows beyond a third.",
+        when="Lower it when more than a third is held back by the clip.",
         usual="1 to 4",
         ge=1,
         le=100,
@@ -138,7 +138,7 @@ class Ppo(Learning):
     value_weight: float = arg(
         0.1,
         "How much the value head's error counts beside the policy's.",
-        when="Raise it when the explained variance stays at nothing.",
+        when="Raise it when the value head foresees none of the reward.",
         usual="0.1 to 1",
         ge=0,
         le=100,
@@ -163,7 +163,7 @@ class Ppo(Learning):
     gae_lambda: float = arg(
         0.95,
         "Whom to believe about what a token was worth: 1 what came of it, 0 the value head (Schulman et al., 2015).",
-        when="Lower it when learning is unsteady and the explained variance is high.",
+        when="Lower it when learning is unsteady and the value head foresees most of the reward.",
         usual="0.9 to 1",
         label="GAE lambda",
         ge=0,
