@@ -214,7 +214,9 @@ def kind(member: type[Section]) -> str:
 def _tag(path: str, field: FieldInfo, variants: tuple[type[Section], ...]) -> Spec:
     extra = dict(field.json_schema_extra or {})  # type: ignore[arg-type]
     members = {kind(member): member for member in variants}
-    summary = " ".join(f"{name}: {' '.join((member.__doc__ or '').split())}".strip() for name, member in members.items())
+    summary = " ".join(
+        f"{name}: {' '.join((member.__doc__ or '').split())}".strip() for name, member in members.items()
+    )
     default = field.get_default(call_default_factory=True)
     return Spec(
         path=f"{path}.kind",

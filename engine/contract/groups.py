@@ -142,8 +142,8 @@ class Grpo(Group):
 
     beta: float = arg(
         0.04,
-        "How strongly the model is held to what it was: what its distance from that (the KL divergence) costs. 0 saves the "
-        "time of asking what it was.",
+        "How strongly the model is held to what it was: what its distance from that (KL) costs. 0 saves the time of "
+        "asking.",
         when="Raise it when answers get strange; 0 where the reward says all.",
         usual="0 to 0.1",
         basic=True,

@@ -40,8 +40,8 @@ class Ppo(Learning):
     )
     kl_coefficient: float = arg(
         0.05,
-        "What it costs to move away from the model at its start: taken off the reward for each nat of distance (KL; one nat "
-        "is a factor of 2.7 in how likely an answer is; Ziegler et al., 2019).",
+        "What it costs to move away from the model at its start: taken off the reward for each nat of distance (KL; "
+        "one nat is a factor of 2.7 in how likely an answer is; Ziegler et al., 2019).",
         when="Raise it when answers turn to nonsense that scores well; lower it when the reward stays where it was.",
         usual="0.01 to 0.2",
         label="KL coefficient",
