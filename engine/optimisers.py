@@ -18,7 +18,7 @@ from engine.contract import own
 from engine.contract.args import TrainArgs
 from engine.contract.auto import accumulation_of
 from engine.contract.solvers import SCHEDULES, SOLVERS
-from engine.solvers import AdamMini, BlockAdamW, Pair
+from engine.solvers import LAYER, AdamMini, BlockAdamW, Pair
 
 LOW_RANK = ("galore", "apollo")
 TINY = 4096  # weights fewer than this keep their state in full precision, as bitsandbytes has it
@@ -69,14 +69,14 @@ def groups(model: nn.Module, args: TrainArgs, rate: float) -> Iterator[dict[str,
     """
     optim, ratio = args.optim, getattr(args.method, "lr_ratio", None) or 1.0
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    depths = [int(found[1]) for name, _ in model.named_parameters() if (found := re.search(r"\.(\d+)\.", name))]
+    depths = [int(found[1]) for name, _ in model.named_parameters() if (found := LAYER.search(name))]
     deepest = max(depths, default=0)
     found: dict[tuple[float, float], dict[str, Any]] = {}
     for name, weights in model.named_parameters():
         if not weights.requires_grad:
             continue
         factor = ratio if ".lora_B." in name or ".lora_embedding_B." in name else 1.0
-        lies = re.search(r"\.(\d+)\.", name)
+        lies = LAYER.search(name)
         if id(weights) in embeddings:
             factor *= optim.embedding_rate * optim.layer_decay ** (deepest + 1)
         elif lies:

@@ -14,7 +14,7 @@ import torch
 from torch.optim import AdamW, Optimizer
 
 BY_HEAD = re.compile(r"\b(q_proj|k_proj|wq|wk|query|key)\b")
-LAYER = re.compile(r"\.(\d+)\.")
+LAYER = re.compile(r"^(?!heads\.).*?\.(\d+)\.")  # a head that a task puts on the model has numbers of its own
 
 
 class Pair(Optimizer):

@@ -75,7 +75,8 @@ def _discopop(scores: Scores, beta: float, smoothing: float) -> torch.Tensor:
     """A mixture of the logistic and the exponential loss (eq. 5)."""
     lead = beta * (scores.chosen - scores.rejected)
     share = torch.sigmoid(lead / TEMPERATURE)
-    return -logsigmoid(lead) * (1 - share) + torch.exp(-lead) * share
+    # The exponential grows slower than its share falls, and is taken with it: by itself it would be infinite.
+    return -logsigmoid(lead) * (1 - share) + torch.exp(logsigmoid(lead / TEMPERATURE) - lead)
 
 
 LOSSES: dict[str, Callable[[Scores, float, float], torch.Tensor]] = {

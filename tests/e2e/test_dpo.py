@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from engine.recipes import dpo
 from engine.report import Stop, Stopped
 from tests.e2e.preferring import LORA, PAIRS, PROMPT, ROWS, answer_logps, compare, shake, trainer
 from tests.e2e.training import losses, train, weights
@@ -109,6 +110,16 @@ def prepared(workspace: Path, *overrides: str) -> Any:
 def test_every_loss_and_its_gradient_equal_the_formula(workspace: Path, loss: str, smoothing: float) -> None:
     made = prepared(workspace, *LORA, f"task.loss={loss}", f"task.label_smoothing={smoothing}")
     compare(made, ROWS, reference(made.model, base(workspace), loss, smoothing))
+
+
+@pytest.mark.parametrize("loss", list(dpo.LOSSES))
+@pytest.mark.parametrize("ratio", [-400.0, 400.0])
+def test_no_loss_and_no_gradient_is_ruined_by_answers_far_from_the_reference(loss: str, ratio: float) -> None:
+    far = torch.tensor([ratio, ratio / 2], requires_grad=True)
+    near = torch.zeros(2)
+    value = dpo.LOSSES[loss](dpo.Scores(far, -far, 2 * far, near, far), 0.5, 0.1).sum()
+    value.backward()
+    assert torch.isfinite(value) and torch.isfinite(far.grad).all()  # type: ignore[arg-type]
 
 
 def test_every_loss_that_is_offered_has_its_formula_in_the_recipe() -> None:

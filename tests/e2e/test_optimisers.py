@@ -185,6 +185,16 @@ def test_early_layers_and_embeddings_learn_more_slowly_when_asked() -> None:
     assert found["model.embed.weight"][0] == pytest.approx(1e-3 * 0.1 * 0.125)
 
 
+def test_a_head_on_the_model_is_none_of_its_layers() -> None:
+    heads = nn.ModuleDict({"value": nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 1))})
+    found = rate_of(nn.ModuleDict({"model": Small(), "heads": heads}), "optim.layer_decay=0.5")
+    assert [found[f"heads.value.{number}.weight"][0] for number in (0, 2)] == [1e-3, 1e-3]
+    names = ("heads.value.0.weight", "model.layers.0.weight", "model.norm.weight")
+    made = BlockAdamW([{"params": [nn.Parameter(torch.ones(2)) for _ in names], "names": names, "lr": 0.1}], every=1,
+                      order="ascending", seed=0)  # fmt: skip
+    assert {block: len(held) for block, held in made.blocks.items()} == {-1: 2, 0: 1}
+
+
 def test_adam_mini_on_single_weights_is_adamw() -> None:
     ours, theirs = (nn.Parameter(torch.arange(1.0, 5.0)) for _ in range(2))
     mini = AdamMini([{"params": [ours], "names": ("bias",), "lr": 0.1, "weight_decay": 0.1}], heads=2, lr=0.1,
