@@ -16,7 +16,7 @@ from app import counting, runs
 from data import models, preflight, registry, sets, sources, survey
 from data.inspection import Inspection
 from data.planning.plan import Plan, planned
-from data.planning.shape import subject
+from data.planning.shape import begun
 from engine.contract import auto, machine
 from engine.contract.args import TrainArgs
 from engine.contract.errors import BoardError, Problem
@@ -70,7 +70,7 @@ def look(args: TrainArgs, workspace: Path, allowed: Sequence[Path] = ()) -> Fore
                 problems += answer.problems
         except BoardError as problem:
             problems.append(_problem("data.train", problem))
-    known = subject(args.model.path, card)
+    known = begun(args, card)
     facts = auto.Facts(machine.machine(), known.parameters if known else 0, sequences(rows) if rows else 0)
     args = auto.resolved(args, facts)
     return Forecast(
@@ -117,7 +117,7 @@ def _matters(args: TrainArgs) -> str:
     """The arguments that decide what becomes of the rows, and no other, as text."""
     kept = TrainArgs.model_validate({
         "task": {"kind": args.task.kind, **{name: getattr(args.task, name) for name in args.task.decides}},
-        "model": {"path": args.model.path, "template": args.model.template},
+        "model": {name: getattr(args.model, name) for name in ("path", "template", "new_tokens")},
         "data": args.data.model_dump(),
         "vision": args.vision.model_dump(),
         "steps": {"seed": args.steps.seed},

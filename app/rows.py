@@ -86,7 +86,7 @@ def page(
 
 def _shown(rows: Sequence[Row], args: TrainArgs, folder: Path, roots: Sequence[Path]) -> str:
     args = fitness.meant(args)
-    subject = fitness.subject(folder, args.model.template)
+    subject = fitness.subject(folder, args.model.template, args.model.new_tokens)
     return "".join(_row(row, subject, args) + gallery.of(row.messages, roots) for row in rows)
 
 

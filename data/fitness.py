@@ -173,10 +173,13 @@ def parts(lost: Mapping[str, int]) -> str:
     return ", ".join(f"{lost[part]:,} {(one if lost[part] == 1 else said)[part]}" for part in said)
 
 
-def subject(folder: Path, template: str = "auto") -> Subject:
-    """The subject of a run on the model in `folder`, read again only when its files have changed. Raises ModelError."""
+def subject(folder: Path, template: str = "auto", words: Sequence[str] = ()) -> Subject:
+    """The subject of a run on the model in `folder` with `words` as tokens, read again only when its files have
+    changed. Raises ModelError."""
     files = [folder / name for name in (*SETTINGS, "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")]
-    return _subject(folder, template, tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files))
+    return _subject(
+        folder, template, tuple(words), tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files)
+    )
 
 
 def _try(template: ChatTemplate, folder: Path) -> None:
@@ -192,9 +195,9 @@ def _try(template: ChatTemplate, folder: Path) -> None:
 
 
 @lru_cache(maxsize=4)
-def _subject(folder: Path, template: str, changed: object) -> Subject:
+def _subject(folder: Path, template: str, words: tuple[str, ...], changed: object) -> Subject:
     name = None if template == "auto" else template
-    chosen, tokenizer = ChatTemplate.if_any(folder, name), TextTokenizer.of(folder)
+    chosen, tokenizer = ChatTemplate.if_any(folder, name), TextTokenizer.of(folder, words)
     _try(chosen, folder)
     found = ChatTemplate.if_any(folder) if name else chosen
     own = None if isinstance(found, NoTemplate) else found

@@ -42,7 +42,7 @@ SHOWN_TEXT = 100_000  # characters; a longer row is not kept
 
 def sampled(args: TrainArgs, folder: Path, workspace: Path, allowed: Sequence[Path] = EVERYWHERE) -> Inspection:
     """A look at some hundred rows of a run on the model in `folder`: all, when there are no more. Raises BoardError."""
-    survey = Survey(args, fitness.subject(folder, args.model.template))
+    survey = Survey(args, fitness.subject(folder, args.model.template, args.model.new_tokens))
     chosen = (args.data.train, args.data.validation, sets.general(args))
     entries = [sets.entries(args, names, workspace, allowed) for names in chosen]
     train, held, general = ([_most(args, registry.count(entry).rows) for entry in one] for one in entries)
@@ -72,7 +72,7 @@ def whole(
     Raises BoardError.
     """
     found = sets.read(args, workspace, allowed)
-    survey = Survey(args, replace(fitness.subject(folder, args.model.template), write=write))
+    survey = Survey(args, replace(fitness.subject(folder, args.model.template, args.model.new_tokens), write=write))
     survey.look(found.train, lambda done: progress(done, len(found.train)))
     survey.look(found.validation, held=True)
     entries = sets.entries(args, sets.named(args), workspace, allowed)

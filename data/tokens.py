@@ -40,8 +40,9 @@ class TextTokenizer:
         self.named = {name: text for name, text in named.items() if tokenizer.token_to_id(text) is not None}
 
     @classmethod
-    def of(cls, model: str | Path) -> TextTokenizer:
-        """The tokenizer in a model folder; raises ModelError when there is no readable `tokenizer.json`."""
+    def of(cls, model: str | Path, words: Sequence[str] = ()) -> TextTokenizer:
+        """The tokenizer in a model folder, with a token more for each of `words`. Raises ModelError when there is no
+        readable `tokenizer.json`."""
         model = Path(model)
         file = model / "tokenizer.json"
         if not file.is_file():
@@ -56,6 +57,7 @@ class TextTokenizer:
                 f"tokenizer.json of the model {model.name} cannot be read: {error}.",
                 "Download or copy the model again.",
             ) from None
+        tokenizer.add_tokens(list(words))
         return cls(tokenizer, special_tokens(model), extra_special_tokens(model))
 
     def encode(self, text: str) -> Encoded:

@@ -82,7 +82,7 @@ def _writer(args: TrainArgs, folder: Path, workspace: Path) -> Callable[[Row], l
     from engine.rows import maker_of
     from engine.vision import Sight
 
-    subject = fitness.subject(folder, args.model.template)
+    subject = fitness.subject(folder, args.model.template, args.model.new_tokens)
     sight = Sight.of(folder, args.vision, workspace / "cache" / "pictures")
     maker = maker_of(args, subject.template, subject.tokenizer, sight)
 
@@ -124,7 +124,7 @@ def _said(found: Inspection, args: TrainArgs, workspace: Path) -> Iterator[str]:
     shown = "" if args.task.generates else f"; what stands between {TRAINED} and {READ} is trained"
     yield f"\nThe first rows{shown}:"
     folder = models.find(args.model.path, workspace, args.model.revision).folder or Path()
-    subject = fitness.subject(folder, args.model.template)
+    subject = fitness.subject(folder, args.model.template, args.model.new_tokens)
     args = fitness.meant(args)
     for row in found.shown.get("first", [])[:FIRST]:
         for view in fitness.viewed(row, subject, args.data):

@@ -15,7 +15,7 @@ from typing import Any
 from data import models, preflight, survey
 from data.planning.fit import Change, Fit, fitted
 from data.planning.plan import Plan, planned
-from data.planning.shape import subject
+from data.planning.shape import begun
 from engine.contract import auto, text
 from engine.contract.args import TrainArgs
 from engine.contract.errors import ArgsError, BoardError
@@ -51,7 +51,7 @@ def made(args: text.AnyArgs, workspace: Path) -> Plan:
         raise ArgsError(problems)
     args = preflight.grounded(args, workspace)
     folder = models.find(args.model.path, workspace, args.model.revision).folder
-    known = subject(args.model.path, models.card(folder) if folder else None)
+    known = begun(args, models.card(folder) if folder else None)
     if known is None:
         raise BoardError(f"Nothing is known of {args.model.path} yet.", "Get its files first: `download`.")
     rows = survey.sampled(args, folder, workspace) if folder else None

@@ -7,15 +7,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 from data import catalogue, models
-from data.forecast import LAYER, Shapes, layer_count, linear, trained_parameters
+from data.forecast import EMBEDDING, LAYER, OUTPUT, Shapes, layer_count, linear, trained_parameters
 from data.models import Card
-from engine.contract.errors import BoardError
+from data.sizes import resized
+from engine.contract.args import TrainArgs
+from engine.contract.errors import ArgsError, BoardError
+from engine.contract.imitation import Pretrain
+
+Known = Literal["files", "config", "size"]
 
 # Feed-forward layers with two matrices instead of three: no gate.
 PLAIN = {"gpt2", "gpt_neox", "gptj", "opt", "bloom", "falcon", "phi", "mpt", "codegen", "gpt_bigcode", "starcoder2"}
@@ -121,9 +127,10 @@ class Subject:
     shape: Shape
     shapes: Shapes
     parameters: int
-    known: Literal["files", "config", "size"] = "files"
+    known: Known = "files"
     size: int = 0  # bytes of its files; 0 where unknown
     quantised: bool = False  # the files themselves hold quantised weights
+    words: int = 0  # tokens that it gets in addition, of which adapters train the embeddings
     _trained: dict[str, int] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
@@ -138,13 +145,13 @@ class Subject:
         return cls(shape, card.shapes, card.parameters, size=card.size)
 
     @classmethod
-    def configured(cls, config: Mapping[str, Any]) -> Subject:
+    def configured(cls, config: Mapping[str, Any], known: Known = "config") -> Subject:
         """Of a model of which only the config is known. Raises ValueError where that describes no decoder."""
         shape = Shape.of(config)
         if shape is None:
             raise ValueError("the config names no layers")
         shapes = shape.tensors()
-        return cls(shape, shapes, count(shapes), known="config")
+        return cls(shape, shapes, count(shapes), known=known)
 
     @classmethod
     def sized(cls, parameters: int) -> Subject:
@@ -152,6 +159,21 @@ class Subject:
         shape = Shape.typical(parameters)
         shapes = shape.tensors()
         return cls(shape, shapes, count(shapes), known="size")
+
+    def grown(self, words: int) -> Subject:
+        """The same with so many tokens more."""
+        many = self.shape.vocabulary
+
+        def taller(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+            spells = (EMBEDDING.search(name) or OUTPUT.search(name)) and shape[:1] == (many,)
+            return (many + words, *shape[1:]) if spells else shape
+
+        shapes = {name: taller(name, shape) for name, shape in self.shapes.items()}
+        added = count(shapes) - count(self.shapes)
+        return replace(
+            self, shape=replace(self.shape, vocabulary=many + words), shapes=shapes, words=words,
+            parameters=self.parameters + added, _trained={},
+        )  # fmt: skip
 
     @cached_property
     def linear(self) -> int:
@@ -170,7 +192,8 @@ class Subject:
         """How many parameters `method` trains; counted once for each, as a mixture of experts has many tensors."""
         key = repr(method)
         if key not in self._trained:
-            self._trained[key] = trained_parameters(self.shapes, method, tied=self.shape.tied)
+            learnt = self.words * self.shape.hidden if method.adapter else 0
+            self._trained[key] = trained_parameters(self.shapes, method, tied=self.shape.tied) + learnt
         return self._trained[key]
 
     @cached_property
@@ -202,6 +225,17 @@ def subject(name: str, card: Card | None) -> Subject | None:
         return _subjects[key]
     entry = catalogue.find(name)
     return _sized(entry.parameters) if entry else None
+
+
+def begun(args: TrainArgs, card: Card | None) -> Subject | None:
+    """The model that a run begins with: the one that is named, or one from scratch or with more tokens. Sizes that do
+    not fit are somebody else's to refuse."""
+    found, task = subject(args.model.path, card), args.task
+    if found and card and isinstance(task, Pretrain) and (task.size or task.vocabulary):
+        with suppress(ArgsError, ValueError):
+            config = resized(card.config, task.size)
+            return Subject.configured(config | ({"vocab_size": task.vocabulary} if task.vocabulary else {}), "files")
+    return found.grown(len(args.model.new_tokens)) if found and args.model.new_tokens else found
 
 
 KEPT = 8  # models that are held as numbers

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from data import models
 from data.planning import activations, optimisers
 from data.planning.compute import per_token, work
 from data.planning.memory import Memory, memory
 from data.planning.past import Measured
 from data.planning.plan import Plan
-from data.planning.shape import Shape, Subject
+from data.planning.shape import Shape, Subject, begun
+from engine.contract import text
 from engine.contract.args import TrainArgs
+from engine.contract.methods import Full
+from engine.plan import made
 
 GB = 1e9
 # Llama-3-8B with a vocabulary of 128,000, and 4 rows of 8,192 tokens.
@@ -214,3 +219,40 @@ class TestPlan:
     def test_out_of_memory_is_a_result_too(self):
         plan = self.plan(measured=Measured(out_of_memory=True), free=10**12)
         assert not plan.fits
+
+
+class TestWhatIsTrained:
+    """Where the run begins with another model than the one that is named, that one is counted."""
+
+    def test_a_model_from_scratch_counts_in_its_own_size(self, workspace: Path):
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        size = {"layers": 3, "hidden": 48, "heads": 4, "key_value_heads": 2, "feed_forward": 96}
+        begins = {"kind": "pretrain", "start": "scratch", "size": size, "vocabulary": 400}
+        found = begun(args(model="tiny", task=begins, method="full"), tiny_card(workspace))
+        config = AutoConfig.from_pretrained(workspace / "models" / "tiny")
+        config.update({
+            "num_hidden_layers": 3, "hidden_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2,
+            "intermediate_size": 96, "vocab_size": 400, "head_dim": 12, "layer_types": None,
+        })  # fmt: skip
+        drawn = AutoModelForCausalLM.from_config(config)
+        assert found and found.parameters == found.trained(Full()) == drawn.num_parameters()
+
+    def test_new_tokens_count_as_weights_and_are_learnt_beside_an_adapter(self, workspace: Path):
+        wanted = args(model={"path": "tiny", "new_tokens": ["What", "<step>"]})
+        plain, found = Subject.of(tiny_card(workspace)), begun(wanted, tiny_card(workspace))
+        assert found and found.shape.tied and found.parameters == plain.parameters + 2 * plain.shape.hidden
+        assert found.trained(wanted.method) == plain.trained(wanted.method) + 2 * plain.shape.hidden
+        assert found.trained(Full()) == found.parameters
+
+    def test_rows_are_counted_with_the_new_tokens(self, workspace: Path):
+        said = ["model=tiny", "data=sums.jsonl", "data.split=100/0/0", "data.max_length=128"]
+        plain, grown = (
+            made(text.parse({}, [*said, *more], kind="train"), workspace).work
+            for more in ([], ["model.new_tokens=[What]"])
+        )
+        assert plain and grown and grown.tokens < plain.tokens
+
+
+def tiny_card(workspace: Path) -> models.Card:
+    return models.card(workspace / "models" / "tiny")
