@@ -87,7 +87,8 @@ def sequences(rows: Inspection) -> int:
 
 
 def _problem(path: str, problem: BoardError) -> Problem:
-    return Problem(path, f"{problem.text} {problem.hint}".strip())
+    said = f"{problem.text} {problem.hint}".strip()
+    return Problem(path, said[:1].upper() + said[1:])
 
 
 def rows_of(

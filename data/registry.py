@@ -183,5 +183,5 @@ def export(entry: Entry, to: Path, ending: str = "jsonl", form: str = "canonical
 def _choices(name: str, known: list[str]) -> str:
     if parts := [whole for whole in known if whole.startswith(f"{name}/")]:
         return f"It has parts: choose {' or '.join(parts)}."
-    near = get_close_matches(name, known, n=1)
+    near = get_close_matches(name, known, n=1, cutoff=0.5)
     return f"Did you mean {near[0]!r}?" if near else f"Choose one of {', '.join(known)}, or give the path of a file."

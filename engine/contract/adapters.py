@@ -238,7 +238,7 @@ class Ia3(Adapter):
     feedforward: list[str] = arg(
         [AUTO],
         "Those among them whose inputs are scaled instead: the feed-forward layers.",
-        when="Together with target modules.",
+        when="When target modules are named.",
         usual="auto",
         to="peft.feedforward_modules",
         label="Feed-forward modules",

@@ -31,7 +31,8 @@ class Optim(Section):
         "reduce_lr_on_plateau", "cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay", "greedy",
     ] = arg(
         "cosine",
-        "How the learning rate falls from its peak to the end.",
+        "How the learning rate falls from its peak to the end; reduce_lr_on_plateau and greedy go by the held-out "
+        "loss.",
         when="constant or warmup_stable_decay when you mean to continue the run later.",
         usual="cosine or linear",
         to="trainer.lr_scheduler_type",

@@ -167,7 +167,7 @@ class Rewards(Section):
     )
     person: bool = arg(
         False,
-        "You score the answers: the run waits, and Runs shows what is to be judged.",
+        "You score the answers: the run waits, and shows you one answer after the other.",
         when="For a small run on what only a person can tell.",
         usual="off",
         label="I judge",
