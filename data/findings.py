@@ -17,6 +17,7 @@ from data.duplicates import Copies, NearCopies, whole
 from data.finding import NAMED, Finding
 from data.fixes import FIXES, edits
 from data.judgements import Judgements
+from data.languages import Languages
 from data.patch import Patch
 from data.rules import Tally, about, rows
 from data.scripts import Scripts
@@ -34,7 +35,8 @@ def look(rows: Iterable[Row], named: int | None = NAMED) -> list[Finding]:
     named: how many rows a finding lists; None lists all.
     """
     tallies = [Tally(rule) for rule in RULES]
-    copies, near, scripts, judged, lengths = Copies(), NearCopies(), Scripts(), Judgements(), Lengths()
+    copies, near = Copies(), NearCopies()
+    others = Scripts(), Languages(), Judgements(), Lengths()
     for row in rows:
         utterance = Utterance(row)
         for tally in tallies:
@@ -42,10 +44,10 @@ def look(rows: Iterable[Row], named: int | None = NAMED) -> list[Finding]:
         same = whole(utterance)
         copies.look(utterance, same)
         near.look(utterance, same)
-        for each in (scripts, judged, lengths):
+        for each in others:
             each.look(utterance)
     found = [finding for tally in tallies if (finding := tally.finding())]
-    for collected in (copies, near, scripts, judged, lengths):
+    for collected in (copies, near, *others):
         found += collected.findings()
     found.sort(key=lambda finding: ORDER.index(finding.level))
     return [replace(finding, rows=finding.rows[:named]) for finding in found]

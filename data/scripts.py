@@ -45,7 +45,8 @@ MOST = 0.7  # of the letters that make a script that of the text
 FEW = 0.05  # of the rows, up to which a script is the odd one out
 TRANSLATION = 0.2  # of the rows, from which on answers in another script look meant
 TRANSLATE = re.compile(
-    r"translat|traduc|traduz|tradui|übersetz|перевед|перевод|翻译|翻譯|翻訳|번역|ترجم|अनुवाद", re.IGNORECASE
+    r"translat|traduc|traduz|tradui|übersetz|перевед|перевод|翻译|翻譯|翻訳|번역|ترجم|अनुवाद|[英中汉漢法德俄韩韓日]语|[英中日]文",
+    re.IGNORECASE,
 )
 ROWS = 20  # rows from which on a share means something
 

@@ -66,7 +66,7 @@ def plain(name: str) -> str:
 
 @pytest.mark.parametrize("folder", ["app", "data", "engine/contract"])
 def test_what_the_page_can_reach_leaves_torch_alone(folder: str) -> None:
-    assert loaded(*modules(folder)) & HEAVY == set()
+    assert loaded(*modules(folder)) & (HEAVY | {"py3langid"}) == set()  # the latter takes a second, where it is used
 
 
 def test_data_knows_no_page() -> None:
