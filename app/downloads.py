@@ -8,7 +8,6 @@ One component for models and datasets. A download is a run of its own kind, so i
 
 from __future__ import annotations
 
-import os
 import shutil
 from html import escape
 from typing import Any, Literal
@@ -21,12 +20,12 @@ from app.outlook import size
 from app.theme import sentence_error
 from app.watch import Watch
 from data import models
+from data.hub import offline
 from engine.contract.download import DownloadArgs
 from engine.contract.errors import BoardError
 
 WATCH_SECONDS = 1.0
 BYTES_A_PARAMETER = 2  # as most models are published, in bf16
-OFFLINE = ("1", "on", "yes", "true")
 
 
 class Downloads:
@@ -62,9 +61,9 @@ class Downloads:
             watch = Watch(run)
             watch.look()
             html = f'<div class="tb-line">Downloading {escape(id)}</div>{live.progress(watch)}'
-        elif offline():
+        elif set_by := offline():
             html = sentence_error(
-                f"{id} is not on this machine, and the board is offline (HF_HUB_OFFLINE is set).",
+                f"{id} is not on this machine, and the board is offline ({set_by} is set).",
                 "Choose what is on this machine, or start the board without that variable.",
             )
         else:
@@ -125,8 +124,3 @@ class Downloads:
         if run := self._newest(id.strip()):
             runs.stop(run)
         return self.look(id)
-
-
-def offline() -> bool:
-    """Whether the user has said that no hub is to be asked."""
-    return os.environ.get("HF_HUB_OFFLINE", "").lower() in OFFLINE

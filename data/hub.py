@@ -255,13 +255,20 @@ def _hf_problem(id: str, problem: Exception) -> BoardError:
 
 
 def _online(id: str) -> None:
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
+    if set_by := offline():
         raise DataError(
-            f"{id} cannot be looked up: the board is offline, because HF_HUB_OFFLINE is set.",
+            f"{id} cannot be looked up: the board is offline, because {set_by} is set.",
             "Unset it and start the board again, or choose what is here.",
         )
+
+
+def offline() -> str:
+    """The variable by which somebody has said that no hub is to be asked, as its client reads it; empty when none."""
+    from huggingface_hub import constants
+
+    if not constants.HF_HUB_OFFLINE:
+        return ""
+    return "HF_HUB_OFFLINE" if os.environ.get("HF_HUB_OFFLINE") else "TRANSFORMERS_OFFLINE"
 
 
 def _huggingface_at() -> str:

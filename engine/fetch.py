@@ -330,6 +330,8 @@ def hub_error(at: str, problem: Exception) -> ModelError:
     """What the hub's refusal means, and the way out."""
     from huggingface_hub import errors as hub
 
+    from data.hub import offline
+
     if isinstance(problem, hub.GatedRepoError):
         return ModelError(
             f"{at} is gated: its owner wants you to accept the terms first.",
@@ -345,9 +347,11 @@ def hub_error(at: str, problem: Exception) -> ModelError:
             "Check the spelling. If it is private, log in with `hf auth login` or set HF_TOKEN.",
         )
     if isinstance(problem, hub.LocalEntryNotFoundError) and not isinstance(problem.__cause__, hub.HfHubHTTPError):
+        set_by = offline()
         return ModelError(
-            f"{at} is not in the hub cache and the hub cannot be reached.",
-            "Check the network, unset HF_HUB_OFFLINE, or give the path of a folder that you have.",
+            f"{at} is not in the hub cache, and "
+            + (f"the board is offline, because {set_by} is set." if set_by else "the hub cannot be reached."),
+            f"{f'Unset {set_by}' if set_by else 'Check the network'}, or give the path of a folder that you have.",
         )
     return ModelError(
         f"{at} could not be downloaded: {problem.__cause__ or problem}",

@@ -142,7 +142,7 @@ def test_offline_is_said_at_once(reached: Hub, tmp_path: Path, monkeypatch: pyte
     run = download(tmp_path)
     assert ended(run) == "failed"
     said = next(found for found in records(run.events_path) if found["kind"] == "error")
-    assert "hub cannot be reached" in said["text"] and "HF_HUB_OFFLINE" in said["hint"]
+    assert "the board is offline" in said["text"] and "Unset HF_HUB_OFFLINE" in said["hint"]
 
 
 @contextmanager

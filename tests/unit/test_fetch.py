@@ -327,12 +327,16 @@ def test_each_refusal_of_the_hub_is_a_sentence(tmp_path, hub, arguments, sentenc
 def test_a_model_that_is_not_cached_cannot_come_while_offline(tmp_path, hub):
     said = from_hub(tmp_path, hub, "me/good", HF_HUB_OFFLINE="1")
     assert said.startswith(
-        "ModelError me/good is not in the hub cache and the hub cannot be reached. Check the network"
+        "ModelError me/good is not in the hub cache, and the board is offline, because HF_HUB_OFFLINE is set. Unset HF"
     )
+    said = from_hub(tmp_path, hub, "me/good", HF_HUB_OFFLINE="", TRANSFORMERS_OFFLINE="1")
+    assert "because TRANSFORMERS_OFFLINE is set. Unset TRANSFORMERS_OFFLINE, or give" in said
 
 
 def test_a_hub_that_does_not_answer_is_a_sentence(tmp_path):
     with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as closed:
         endpoint = f"http://127.0.0.1:{closed.server_port}"
     said = from_hub(tmp_path, endpoint, "me/good")
-    assert said.startswith("ModelError me/good is not in the hub cache and the hub cannot be reached.")
+    assert said.startswith(
+        "ModelError me/good is not in the hub cache, and the hub cannot be reached. Check the network, or give the path"
+    )
