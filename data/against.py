@@ -13,6 +13,7 @@ from data import forecast, models
 from data.models import Card
 from engine.contract import own
 from engine.contract.adapters import Lora, Tuner
+from engine.contract.args import TrainArgs
 from engine.contract.errors import Problem
 from engine.contract.fields import AUTO
 from engine.contract.methods import Expand, Freeze
@@ -35,6 +36,10 @@ SIZES: dict[str, tuple[str, Misfit, str]] = {
     "vblora": ("vector_length", lambda size, out, into: out % size["vector_length"] or into % size["vector_length"],
                "a divisor"),
     "waveft": ("n_frequency", lambda size, out, into: size["n_frequency"] > out * into, "at most the product"),
+}  # fmt: skip
+# What families do to logits behind the output layer, and the value that does nothing.
+SCALED: dict[str, float | None] = {
+    "final_logit_softcapping": None, "logits_scaling": 1.0, "logit_scale": 1.0, "lm_head_multiplier": 1.0,
 }  # fmt: skip
 NO_MATRIX = "This model has no layers whose matrices are known by name. Choose last or first."
 
@@ -68,6 +73,43 @@ def problems(card: Card, method: Any) -> Iterator[Problem]:
             yield Problem("method.extra_modules", said)
     if isinstance(method, Tuner) and method.tuner in SIZES:
         yield from _size(card, method)
+
+
+def positions(card: Card) -> Iterator[Problem]:
+    """Why the model's positions cannot be stretched, as far as its config says how they are made."""
+    config = card.config.get("text_config") or card.config
+    known = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    said = ""
+    if any(isinstance(value, Mapping) for value in known.values()):
+        said = "has no rotary positions of one kind"
+    elif (known.get("rope_type") or known.get("type") or "default") not in ("default", "mrope"):
+        said = "has its positions stretched already"
+    if said:
+        yield Problem("model.rope", f"{card.name} {said}. Set it to none.")
+
+
+def loss(card: Card, args: TrainArgs) -> Iterator[Problem]:
+    """Why the loss cannot be taken in chunks, for which the output layer must be plain and the last thing in the model.
+
+    Families say otherwise in their configs; of those that say nothing the engine asks the model.
+    """
+    if args.compute.loss != "chunked":
+        return
+    config = card.config.get("text_config") or card.config
+    tied = not any(forecast.OUTPUT.search(name) for name in card.shapes)
+    extra = args.method.extra_modules if isinstance(args.method, Lora) else []
+    wrapped = {"lm_head", *(["embed_tokens"] if tied else [])} & {name.rpartition(".")[2] for name in extra}
+    if models.sees(card.folder):
+        said = "rows with pictures are padded"
+    elif changed := [name for name, still in SCALED.items() if config.get(name, still) != still]:
+        said = f"it changes its logits after the output layer ({changed[0]})"
+    elif args.model.new_tokens and args.method.adapter and tied:
+        said = "its output layer is its embeddings, of which single tokens are learnt (model.new_tokens)"
+    elif wrapped:
+        said = f"its output layer is kept beside another (method.extra_modules: {min(wrapped)})"
+    else:
+        return
+    yield Problem("compute.loss", f"This model cannot: {said}. Set it to auto.")
 
 
 def _targets(card: Card, method: Any) -> Iterator[Problem]:

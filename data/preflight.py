@@ -51,8 +51,8 @@ NAMES_FILES = {
 # What a run that goes on from a checkpoint shares with its parent: the weights that move, and the rows held out. A
 # change in the latter would measure on rows that the parent was trained on.
 INHERITED = (
-    "model.path", "model.revision", "model.new_tokens", "method", "data.train", "data.validation", "data.split",
-    "data.max_rows", "data.limits", "data.bad_rows", "data.fill", "steps.seed",
+    "model.path", "model.revision", "model.new_tokens", "model.rope", "model.rope_factor", "method", "data.train",
+    "data.validation", "data.split", "data.max_rows", "data.limits", "data.bad_rows", "data.fill", "steps.seed",
 )  # fmt: skip
 
 
@@ -85,10 +85,10 @@ def notes(args: AnyArgs, workspace: Path) -> list[str]:
     if not isinstance(args, TrainArgs):
         return []
     said = [str(wrong)] if (wrong := registry.mistakes(workspace)) else []
-    if isinstance(args.task, Pretrain) and (args.task.size or args.task.vocabulary):
-        said.append("Tokens, parameters and memory are counted for the model as it is, not for the one from scratch.")
-    if args.model.new_tokens:
-        said.append("Tokens are counted by the model's own tokenizer; with the new ones rows get a little shorter.")
+    if isinstance(args.task, Pretrain) and args.task.vocabulary:
+        said.append(
+            "Tokens are counted by the model's own tokenizer; the one that the run makes first is not there yet."
+        )
     try:
         place = models.find(args.model.path, workspace, args.model.revision)
     except BoardError:
@@ -205,11 +205,13 @@ def _against(card: Card, args: TrainArgs) -> Iterator[Problem]:
         except ArgsError as problem:
             yield from problem.problems
     if args.model.rope != "none":
+        yield from against.positions(card)
         context = int(context * args.model.rope_factor)
     context -= getattr(args.method, "tokens", 0) if context else 0  # a learnt prompt takes its part
     if 0 < context < args.data.max_length:
         yield Problem("data.max_length", f"{args.data.max_length} is more than the model's context of {context}.")
     yield from _held(card, args)
+    yield from against.loss(card, args)
     yield from against.problems(card, args.method)
 
 

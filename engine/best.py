@@ -7,7 +7,6 @@ no task: which number is watched, and whether it is to fall or to rise, a recipe
 from __future__ import annotations
 
 import math
-import os
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 from transformers import TrainerCallback
 
 from engine import ranks
+from engine.links import linked
 
 
 class Moment(NamedTuple):
@@ -87,7 +87,7 @@ class Best(TrainerCallback):
         found = self.parent / folder.name if self.parent else folder
         with ranks.one_first():
             if found.is_dir() and not folder.is_dir():
-                shutil.copytree(found, folder, copy_function=_linked)
+                shutil.copytree(found, folder, copy_function=linked)
         if folder.is_dir():
             self.trainer.report.checkpoint(best.step, f"checkpoints/{folder.name}")
             return
@@ -114,11 +114,3 @@ class Best(TrainerCallback):
                 best_step=best.step, best=best.value,
             )  # fmt: skip
         return best
-
-
-def _linked(source: str, target: str) -> None:
-    """A second name for a file of a checkpoint, which nobody changes; a copy where the disk has no such names."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)

@@ -214,10 +214,16 @@ def _merged(plan: Plan, partial: Path, report: Report) -> dict[str, Difference]:
 def _adapter(plan: Plan, partial: Path, report: Report) -> dict[str, Difference]:
     assert plan.adapter is not None
     checks: dict[str, Difference] = {}
-    if plan.lineage.args and plan.lineage.args.model.new_tokens:
+    if plan.lineage.args and plan.lineage.args.model.changed:
+        has = "new tokens" if plan.lineage.args.model.new_tokens else "longer context"
         report.warn(
-            f"This adapter fits the base with the new tokens alone, {plan.folder}: take that folder along, or set form "
-            "to merged."
+            f"This adapter fits the base with the {has} alone, {plan.folder}: take that folder along, or set form to "
+            "merged."
+        )
+    if plan.lineage.weights.mends:
+        report.warn(
+            f"This adapter mends what {plan.lineage.weights.quantisation} lost: load its base in that, or set form to "
+            "merged."
         )
     report.phase("saving")
     for name in ADAPTER_FILES:
@@ -237,9 +243,9 @@ def _adapter(plan: Plan, partial: Path, report: Report) -> dict[str, Difference]
     return checks
 
 
-def _load(folder: Path, plan: Plan) -> Any:
+def _load(folder: Path, plan: Plan, **held: Any) -> Any:
     # fp32 whatever was written: what differs is then the weights, not the arithmetic.
-    wanted = {"dtype": torch.float32, "device": plan.device, "trust_remote_code": plan.lineage.trust_remote_code}
+    wanted = {"dtype": torch.float32, "device": plan.device, "trust_remote_code": plan.lineage.trust_remote_code} | held
     if plan.scores:
         labels = {"num_labels": 1} if plan.adapter else {}
         return classifier_of(folder, pad_id=_tokenizer(plan).pad_token_id, **wanted, **labels)
@@ -247,17 +253,10 @@ def _load(folder: Path, plan: Plan) -> Any:
 
 
 def _tuned(plan: Plan, adapter: Path | None) -> Any:
-    args = plan.lineage.args
-    if adapter and args and getattr(args.method, "init", "") == "loftq":
-        # Its adapter starts as what quantising lost, so it belongs to the weights that were quantised.
-        model = model_of(
-            plan.folder,
-            dtype=torch.float32,
-            device=plan.device,
-            trust_remote_code=plan.lineage.trust_remote_code,
-            quantisation=args.model.quantisation,
-            double_quantisation=args.model.double_quantisation,
-        ).dequantize()
+    found = plan.lineage.weights
+    if adapter and found.mends:  # it belongs to the weights that were quantised
+        held = {"quantisation": found.quantisation, "double_quantisation": found.double_quantisation}
+        model = _load(plan.folder, plan, **held).dequantize()
     else:
         model = _load(plan.folder, plan)
     return model if adapter is None else with_adapter(model, adapter).eval()

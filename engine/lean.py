@@ -1,7 +1,7 @@
 """The same training for less time and memory: each means where the model allows it, and the reason where it does not.
 
 Rows without padding (`apart.py`), a loss without logits of tokens that are not trained (`likelihood.py`), adapters in
-one step of arithmetic (`lowrank.py`). Knows no task: a recipe says by `LEAN` that its batches are plain rows.
+one step of arithmetic (`lowrank.py`). Knows no task: a task says by `lean` that its batches are plain rows.
 """
 
 from __future__ import annotations

@@ -31,8 +31,8 @@ class Lineage:
 
     @property
     def origin(self) -> str:
-        """The base as a stranger may know it: the model that was named, also where the run gave it new tokens."""
-        return self.args.model.path if self.args and self.args.model.new_tokens else self.base
+        """The base as a stranger may know it: the model that was named, also where the run began with a changed one."""
+        return self.args.model.path if self.args and self.args.model.changed else self.base
 
     @property
     def trust_remote_code(self) -> bool:

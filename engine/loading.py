@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from data import models
-from engine.contract.errors import ArgsError, ModelError, Problem
+from engine.contract.errors import ModelError
 from engine.model import model_of
 
 if TYPE_CHECKING:
@@ -21,40 +21,17 @@ if TYPE_CHECKING:
 def language_model(setting: Setting) -> Any:
     """A model that says the next token, on the run's device."""
     wanted = setting.args.model
+    # With fsdp a model may not fit into one device: it is shared out from main memory.
+    waits = setting.args.launch.strategy == "fsdp"
     return model_of(
         setting.folder,
         dtype=setting.dtype,
-        device=setting.device,
+        device=torch.device("cpu") if waits else setting.device,
         attention=wanted.attention,
         trust_remote_code=wanted.trust_remote_code,
         quantisation=wanted.quantisation,
         double_quantisation=wanted.double_quantisation,
-        **stretched(setting),
     )
-
-
-def stretched(setting: Setting) -> dict[str, Any]:
-    """The model's configuration with positions stretched as the arguments want; nothing when they are to stay."""
-    wanted = setting.args.model
-    if wanted.rope == "none":
-        return {}
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(setting.folder, trust_remote_code=wanted.trust_remote_code)
-    text = config.get_text_config()
-    known, context = dict(getattr(text, "rope_parameters", None) or {}), getattr(text, "max_position_embeddings", 0)
-    if known.get("rope_type", "") != "default" or not context:
-        said = (
-            "has no rotary positions of one kind" if "rope_type" not in known else "has its positions stretched already"
-        )
-        raise ArgsError([Problem("model.rope", f"{setting.folder.name} {said}. Set it to none.")])
-    text.rope_parameters = known | {"rope_type": wanted.rope, "factor": wanted.rope_factor}
-    if wanted.rope != "linear":
-        text.rope_parameters["original_max_position_embeddings"] = context
-    if wanted.rope == "llama3":
-        text.rope_parameters |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}  # as Llama 3.1 has them
-    text.max_position_embeddings = int(context * wanted.rope_factor)
-    return {"config": config}
 
 
 def classifier(setting: Setting) -> Any:
@@ -71,7 +48,6 @@ def classifier(setting: Setting) -> Any:
         quantisation=wanted.quantisation,
         double_quantisation=wanted.double_quantisation,
         num_labels=1,
-        **stretched(setting),
     )
 
 

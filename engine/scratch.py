@@ -21,6 +21,7 @@ from engine.contract.args import TrainArgs
 from engine.contract.errors import ModelError
 from engine.contract.imitation import Pretrain
 from engine.contract.rundir import Run
+from engine.links import linked
 from engine.model import tokenizer_of
 from engine.report import Report
 
@@ -47,7 +48,7 @@ def once(args: TrainArgs, run: Run, make: Callable[[Path], None]) -> Path:
     parent = Run(run.workspace / "runs" / args.resume.run).start_path if args.resume.run else None
     try:
         if parent is not None and parent.is_dir():
-            shutil.copytree(parent, partial)
+            shutil.copytree(parent, partial, copy_function=linked)
         else:
             make(partial)
         partial.rename(run.start_path)

@@ -1,7 +1,7 @@
 """Words that become one token each: a model with a larger vocabulary, as a folder that everything else takes for one.
 
-It lies in the run's folder (`start/`), as a model from scratch does. New tokens begin as the mean of the old ones, so
-that the model says at first what it said before (Hewitt, 2021, "Initializing new word embeddings").
+New tokens begin as the mean of the old ones, so that the model says at first what it said before (Hewitt, 2021,
+"Initializing new word embeddings").
 """
 
 from __future__ import annotations
@@ -13,24 +13,13 @@ from typing import Any
 import torch
 from transformers import AutoConfig, set_seed
 
-from data import vocabulary
 from data.tokens import TextTokenizer
 from engine.contract.args import TrainArgs
-from engine.contract.errors import ArgsError
 from engine.contract.methods import Freeze
-from engine.contract.rundir import Run
 from engine.model import model_of, tokenizer_of
 from engine.report import Report
-from engine.scratch import once
 
 PAD = 64  # rows of a padded embedding come in multiples of it
-
-
-def grown(args: TrainArgs, folder: Path, run: Run, report: Report) -> Path:
-    """The model in `folder` with a token for each of `model.new_tokens`; made once. ArgsError: it has one already."""
-    if found := list(vocabulary.problems(folder, args.model.new_tokens)):
-        raise ArgsError(found)
-    return once(args, run, lambda into: _make(args, folder, into, report))
 
 
 def ids(folder: Path, words: list[str]) -> list[int]:
@@ -41,7 +30,8 @@ def ids(folder: Path, words: list[str]) -> list[int]:
     return [id for id in found if id is not None]
 
 
-def _make(args: TrainArgs, folder: Path, into: Path, report: Report) -> None:
+def grow(args: TrainArgs, folder: Path, into: Path, report: Report) -> None:
+    """Make `into` the model in `folder` with a token for each of `model.new_tokens`."""
     wanted, code = args.model, args.model.trust_remote_code
     into.mkdir()
     for file in (*(folder.glob("*.py") if code else ()), *folder.glob("README.md")):

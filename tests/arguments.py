@@ -47,6 +47,8 @@ BOUND = {
     "model.quantisation": st.just("none"),
     "model.rope": st.just("none"),
     "model.new_tokens": st.just([]),
+    "compute.loss": st.sampled_from(["auto", "plain"]),
+    "compute.padding_free": st.sampled_from([AUTO, False]),
     "compute.checkpointing": st.sampled_from([AUTO, False]),
     "data.packing": st.just(False),
     "task.label_smoothing": st.just(0.0),

@@ -151,4 +151,4 @@ def _loss(args: TrainArgs) -> Any:
     wanted = getattr(args.compute, "loss", "auto")
     if wanted != "auto":
         return wanted
-    return "chunked" if args.task.kind in ("sft", "pretrain") else "plain"
+    return "chunked" if args.task.lean else "plain"

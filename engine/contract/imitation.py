@@ -29,6 +29,7 @@ class Pretrain(Learning):
     """Learn to go on with plain text, token by token: from a model's weights, or from scratch."""
 
     title: ClassVar[str] = "Pretrain"
+    lean: ClassVar[bool] = True
     takes: ClassVar[tuple[str, ...]] = ("text",)
     lasting: ClassVar[tuple[str, ...]] = ("start", "size", "vocabulary")
     decides: ClassVar[tuple[str, ...]] = ("boundaries",)
@@ -103,6 +104,7 @@ class Sft(Learning):
     """Learn to answer as the rows do (supervised fine-tuning)."""
 
     title: ClassVar[str] = "SFT"
+    lean: ClassVar[bool] = True
     takes: ClassVar[tuple[str, ...]] = ("conversation", "text")
     decides: ClassVar[tuple[str, ...]] = ("general", "general_share")
     kind: Literal["sft"] = "sft"

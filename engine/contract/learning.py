@@ -16,6 +16,7 @@ class Learning(Section):
     reference: whether a frozen copy of the model at its start is asked in every step.
     generates: whether the model writes answers while it is trained.
     steady: whether it compares what the model says now with what it said before, which dropout would blur.
+    lean: whether its batches are plain rows, which may come without padding and whose loss may be taken in chunks.
     gentle: whether a tenth of the usual learning rate is enough, since it knows only differences, easily widened.
     step_rows: rows per optimiser step when nobody says: enough to smooth the gradient, few enough to learn from little.
     head: what stands on the model: `lm` (the next token), `score` (one number for a text), or `value` (both).
@@ -27,6 +28,7 @@ class Learning(Section):
     reference: ClassVar[bool] = False
     generates: ClassVar[bool] = False
     steady: ClassVar[bool] = False
+    lean: ClassVar[bool] = False
     gentle: ClassVar[bool] = False
     step_rows: ClassVar[int] = 4
     head: ClassVar[str] = "lm"

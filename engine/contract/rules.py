@@ -190,6 +190,9 @@ RULES: tuple[Rule, ...] = (
     # Adapters
     Rule("method.init", lambda args: _of_lora(args, "init") == "eva" and args.task.generates,
          "eva starts from the rows' answers, and {args.task.title} writes its own. Set method.init to default."),
+    Rule("method.init", lambda args: _of_lora(args, "init") == "eva" and args.borders,
+         "eva looks at rows one by one, and here they share sequences (data.packing, task.boundaries). Set method.init "
+         "to default, or leave each row a sequence of its own."),
     Rule("optim.weight_decay",
          lambda args: isinstance(args.method, Lora) and args.method.keeps_frozen and args.optim.weight_decay > 0,
          "Weight decay would pull at the part of the adapter that must stand still (method.init, method.on_top). Set "
@@ -206,15 +209,30 @@ RULES: tuple[Rule, ...] = (
     Rule("compute.compile", lambda args: args.compute.compile and args.launch.shards,
          "Layers are compiled where their weights are whole, and {args.launch.strategy} (launch.strategy) shares them "
          "out. Turn it off, or set launch.strategy to ddp."),
+    # Memory
+    Rule("compute.loss", lambda args: args.compute.loss == "chunked" and not args.task.lean,
+         "{args.task.title} (task.kind) asks for the logits of each token. Set compute.loss to auto."),
+    Rule("compute.loss",
+         lambda args: args.compute.loss == "chunked" and (args.launch.shards or args.launch.context_parallel > 1),
+         "The output layer is shared out (launch), and the loss in chunks takes it as a whole. Set compute.loss to "
+         "auto."),
+    Rule("compute.padding_free", lambda args: args.compute.padding_free is True and not args.task.lean,
+         "The rows of {args.task.title} (task.kind) come padded. Set compute.padding_free to auto."),
+    Rule("compute.padding_free", lambda args: args.compute.padding_free is True and args.compute.loss == "liger",
+         "liger (compute.loss) takes rows padded. Set compute.padding_free to auto, or compute.loss."),
+    Rule("compute.padding_free", lambda args: args.compute.padding_free is True and args.method.virtual,
+         "A learnt prompt ({args.method.kind}, method.kind) stands before each row. Set compute.padding_free to auto."),
+    Rule("compute.padding_free", lambda args: args.compute.padding_free is True and args.model.attention == "eager",
+         "eager attention (model.attention) would compute a mask of all tokens by all. Set one of both to auto."),
+    Rule("compute.padding_free",
+         lambda args: args.compute.padding_free is True and args.launch.context_parallel > 1,
+         "Rows are split among devices (launch.context_parallel). Set compute.padding_free to auto."),
     # Recording
     Rule("record.patience", lambda args: args.record.patience is not None and not _measures(args),
          "No row is held out (data.split is {args.data.split}), so nothing says when to end. " + MEASURE),
     Rule("record.keep_best", lambda args: args.record.keep_best and not _measures(args),
          "No row is held out (data.split is {args.data.split}), so nothing says which weights are best. " + MEASURE),
     # Model
-    Rule("model.rope", lambda args: args.model.rope != "none" and args.method.adapter,
-         "An adapter ({args.method.kind}, method.kind) is used on its base as that is, whose positions are not "
-         "stretched. Set model.rope to none, or method.kind to full or freeze."),
     Rule("model.rope", lambda args: args.model.rope != "none" and getattr(args.task, "start", "weights") == "scratch",
          "A model from scratch (task.start) has no positions to stretch. Set model.rope to none, and the context in "
          "task.size."),

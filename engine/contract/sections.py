@@ -55,7 +55,7 @@ class Model(Section):
         "none",
         "Holds the frozen weights in 8 or 4 bits while an adapter is trained beside them (QLoRA, Dettmers et al., "
         "2023). The adapter is merged into the weights in full precision all the same.",
-        when="nf4 when the model does not fit; int8 when it just does not. torchao_int8 is faster than int8 on CPUs.",
+        when="nf4 when the model does not fit; int8 when little is missing. torchao_int8 is faster on CPUs.",
         usual="none, or nf4",
         basic=True,
     )
@@ -74,7 +74,7 @@ class Model(Section):
     rope: Literal["none", "linear", "dynamic", "yarn", "llama3"] = arg(
         "none",
         "Stretches the model's positions, so that rows may be longer than its context (model.rope_factor times). "
-        "The model that comes out has them stretched.",
+        "The model that comes out has them stretched, and so has the base that an adapter is used on.",
         when="yarn when rows are longer than the model's context; train on some that are.",
         usual="none",
         label="Longer context (RoPE)",
@@ -106,6 +106,11 @@ class Model(Section):
         label="Trust the model's own code",
         to="model.trust_remote_code",
     )
+
+    @property
+    def changed(self) -> bool:
+        """Whether a run begins with another model than the one that is named: with more tokens, or other positions."""
+        return bool(self.new_tokens) or self.rope != "none"
 
     def problems(self) -> Iterator[Problem]:
         """Rules between the model's own fields."""

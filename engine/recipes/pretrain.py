@@ -17,7 +17,6 @@ from engine.contract.rundir import Run
 from engine.loading import language_model as load  # noqa: F401 (what a recipe offers)
 from engine.recipes import sft
 from engine.recipes.setting import Setting
-from engine.recipes.sft import LEAN as LEAN
 from engine.recipes.sft import SIDES as SIDES
 from engine.recipes.sft import Collate as Collate
 from engine.recipes.sft import Config as Config

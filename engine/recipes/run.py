@@ -13,7 +13,7 @@ from transformers import TrainerCallback, set_seed
 
 from data import models, preflight, weights
 from data.render import ChatTemplate
-from engine import apart, lean, methods, ranks, sharing, vocabulary
+from engine import apart, beginning, lean, methods, ranks, sharing
 from engine.contract import kernels
 from engine.contract.args import TrainArgs
 from engine.contract.auto import Facts, resolved, total_steps
@@ -56,8 +56,7 @@ def run(
         folder = folder_of(args.model.path, run.workspace, args.model.revision, code=consent, say=report.note)
         if begin := getattr(recipe, "begin", None):
             folder = begin(args, folder, run, report)
-        if args.model.new_tokens:
-            folder = vocabulary.grown(args, folder, run, report)
+        folder = beginning.changed(args, folder, run, report)
     tokenizer = tokenizer_of(folder, args.model.template, trust_remote_code=args.model.trust_remote_code)
 
     sight = Sight.of(folder, args.vision, run.workspace / "cache" / "pictures")
@@ -83,7 +82,7 @@ def run(
     set_seed(args.steps.seed)  # the adapter's first weights depend on the seed alone
     collate = recipe.Collate(tokenizer.pad_token_id)
     model = methods.prepared(model, args, _start(setting, collate, total_steps(args, facts)))
-    leaner = lean.made(model, args, rows=getattr(recipe, "LEAN", False) and not sight, say=report.note)
+    leaner = lean.made(model, args, rows=args.task.lean and not sight, say=report.note)
     if leaner.apart:
         collate = apart.Collate(tokenizer.pad_token_id, unmasked=apart.unmasked(model))
     if device.type == "cpu":

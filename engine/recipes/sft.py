@@ -22,7 +22,6 @@ from engine.trainer import Recording
 
 Config = SFTConfig
 SIDES = 1  # of each example in a batch
-LEAN = True  # batches are plain rows: they may come without padding, and the loss may be taken in chunks
 
 
 def settings(args: TrainArgs) -> dict[str, Any]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +13,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from data import preflight
 from engine import apart, causal, likelihood, lowrank
 from engine.contract import text
+from engine.contract.args import TrainArgs
 from engine.contract.errors import ArgsError
 from engine.rows import Collate
-from tests.e2e.training import events, losses, train, weights
+from tests.e2e.training import TINY, events, losses, train, weights
 
 ROWS = [
     {"input_ids": list(range(3, 3 + length)), "labels": [-100] * 2 + list(range(5, 3 + length))}
@@ -204,6 +209,40 @@ def test_activations_in_main_memory_change_no_number(
     assert packed and losses(ours) == losses(plain)
 
 
+CHUNKED, FREE = "compute.loss=chunked", "compute.padding_free=true"
+
+
+@pytest.mark.parametrize(("said", "config", "why"), [
+    ([CHUNKED, "model.new_tokens=[What]"], {}, "its output layer is its embeddings, of which single tokens are learnt"),
+    ([CHUNKED, "method.extra_modules=[lm_head]"], {}, "kept beside another .method.extra_modules: lm_head"),
+    ([CHUNKED], {"final_logit_softcapping": 30.0}, "it changes its logits after the output layer .final_logit"),
+    ([CHUNKED, "task=dpo"], {}, "DPO .task.kind. asks for the logits of each token. Set compute.loss to auto"),
+    ([CHUNKED, "launch.strategy=fsdp"], {}, "The output layer is shared out .launch."),
+    ([FREE, "task=dpo"], {}, "The rows of DPO .task.kind. come padded"),
+    ([FREE, "method=prompt"], {}, "A learnt prompt .prompt, method.kind. stands before each row"),
+    ([FREE, "model.attention=eager"], {}, "eager attention .model.attention. would compute a mask"),
+])  # fmt: skip
+def test_what_the_loaded_model_could_not_do_is_refused_by_check(
+    workspace: Path, said: list[str], config: dict[str, Any], why: str
+) -> None:
+    other = workspace / "models" / "other"
+    shutil.copytree(workspace / "models" / "tiny", other)
+    own = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(own | config))
+    content, _ = text.overridden(TrainArgs, {"kind": "train"}, [*TINY, *said, "model=other"])
+    args, problems = text.checked(TrainArgs, content)
+    found = [*problems, *(preflight.problems(args, workspace) if args else [])]
+    assert any(re.search(why, one.text) for one in found), found
+
+
+def test_chunks_go_with_new_tokens_where_the_output_layer_is_its_own(workspace: Path) -> None:
+    from tests.e2e.test_new_tokens import untied
+
+    words = [untied(workspace), "method.rank=4", "model.new_tokens=[What]", "steps.max_steps=1"]
+    plain, chunked = (losses(train(workspace, *words, f"compute.loss={way}")) for way in ("plain", "chunked"))
+    assert chunked == pytest.approx(plain, abs=1e-4)
+
+
 @pytest.mark.slow
 def test_compiled_layers_train_as_others_do(workspace: Path) -> None:
     words = ["method.rank=4", "steps.max_steps=2"]
@@ -221,12 +260,12 @@ def test_offloading_is_refused_on_a_processor() -> None:
 
 @pytest.mark.parametrize("kind", ["linear", "dynamic", "yarn", "llama3"])
 def test_stretched_positions_take_longer_rows_and_stay_with_the_model(workspace: Path, kind: str) -> None:
-    import json
-
     words = ["method=freeze", "data.max_length=400", "steps.max_steps=1"]
     with pytest.raises(ArgsError, match="data.max_length"):
         train(workspace, *words)
+    before = (workspace / "models" / "tiny" / "config.json").read_bytes()
     run = train(workspace, *words, f"model.rope={kind}", "model.rope_factor=2")
+    assert (workspace / "models" / "tiny" / "config.json").read_bytes() == before
     config = json.loads((run.model_path / "config.json").read_text())
     assert config["max_position_embeddings"] == 512
     assert config["rope_parameters"]["rope_type"] == kind and config["rope_parameters"]["factor"] == 2
