@@ -6,6 +6,7 @@ Built where it is called, inside that tab. It starts a run and watches it; `engi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 from typing import Any
 
 import gradio as gr
@@ -99,10 +100,17 @@ class Making:
 
     def _changed(self, *values: Any) -> list[Any]:
         args, problems = self._checked(values)
-        words = ""
-        if problems:
-            words = sentence_error(self.form.label(problems[0], values), " ".join(problem.text for problem in problems))
+        said = " ".join(problem.text for problem in problems)
+        if not self._touched(values):  # who has done nothing has done nothing wrong
+            words = f'<div class="tb-line tb-muted">{escape(said)}</div>' if said else ""
+            return [self.form.news(values, [], args), gr.Button(interactive=not problems), words]
+        words = sentence_error(self.form.label(problems[0], values), said) if problems else ""
         return [self.form.news(values, problems, args), gr.Button(interactive=not problems), words]
+
+    def _touched(self, values: Sequence[Any]) -> bool:
+        """Whether a field holds something else than at first; the datasets follow what is open in the tab."""
+        held, first = (self.form.content(these) for these in (values, self.form.shown(MakeArgs())))
+        return {**held, "data": []} != {**first, "data": []}
 
     def _start(self, *values: Any) -> list[Any]:
         try:

@@ -30,6 +30,8 @@ def test_rows_are_made_and_can_be_chosen(start_board, open_page, fresh_workspace
 def test_a_server_that_is_none_is_said_at_its_field(start_board, open_page, fresh_workspace: Path) -> None:
     page = open_page(start_board(fresh_workspace).url + "?tab=data")
     page.click("#data-to-make")
+    page.wait_for_selector("#make-said >> text=No model is loaded")
+    assert page.locator("#make .tb-wrong").count() == 0  # nobody has done anything yet
     page.get_by_role("textbox", name="Server").fill("example")
     page.wait_for_selector("#make-said >> text=is not the address of a server")
     assert page.is_disabled("#make-start")
