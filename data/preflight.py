@@ -179,11 +179,21 @@ def _train(args: TrainArgs, workspace: Path, allowed: Sequence[Path], rows: bool
     if start := getattr(args.method, "start_from", ""):
         try:
             weights.adapter(start, args.model.path, workspace)
+            yield from _mending(weights.find(start, workspace), args)
         except BoardError as problem:
             yield _problem("method.start_from", problem)
     yield from _resume(args, workspace)
     yield from _device("compute.device", args.compute.device)
     yield from unmet(args, Here.of(args.compute.device))
+
+
+def _mending(found: weights.Weights, args: TrainArgs) -> Iterator[Problem]:
+    """What mends quantised weights goes on only where they are held so."""
+    for name in ("quantisation", "double_quantisation") if found.mends else ():
+        was, now = getattr(found, name), getattr(args.model, name)
+        if was != now:
+            said = f"{found.ref} (method.start_from) begins as what {found.quantisation} lost (loftq)."
+            yield Problem(f"model.{name}", f"{said} Set it to {text.flow(was)}.")
 
 
 def _renders(args: TrainArgs, workspace: Path, allowed: Sequence[Path]) -> bool:

@@ -10,6 +10,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from data import models
 from engine.contract import text
@@ -22,7 +23,8 @@ class Weights:
     """A model to load: `base` (a name, folder or hub id), and the folder of an adapter on it, or None.
 
     run is the training run that it came from, if any; template is what that run trained with. quantisation is how that
-    run held its base.
+    run held its base. mends: whether the adapter also holds what quantising lost (LoftQ), and so belongs to the base as
+    it was held, and to no other.
     """
 
     ref: str
@@ -33,6 +35,7 @@ class Weights:
     revision: str = ""
     quantisation: str = "none"
     double_quantisation: bool = True
+    mends: bool = False
 
 
 def adapter(ref: str, base: str, workspace: Path) -> Path:
@@ -104,10 +107,21 @@ def _of_run(ref: str, run: Run, checkpoint: str | None) -> Weights:
     template, revision = args.model.template, args.model.revision  # type: ignore[union-attr]
     if (folder / "adapter_config.json").is_file():
         model = args.model  # type: ignore[union-attr]
-        held = model.quantisation, model.double_quantisation
+        held = model.quantisation, model.double_quantisation, _mends(args.method, run.workspace)  # type: ignore[union-attr]
         base = str(run.start_path) if run.start_path.is_dir() else model.path
         return Weights(ref, base, folder, run, template, revision, *held)
     return Weights(ref, str(folder), None, run, template)
+
+
+def _mends(method: Any, workspace: Path) -> bool:
+    """Whether an adapter begins as what quantising lost, or goes on from one that did and is still here."""
+    if getattr(method, "init", "") == "loftq":
+        return True
+    try:
+        start = getattr(method, "start_from", "")
+        return bool(start) and find(start, workspace).mends
+    except ModelError:
+        return False
 
 
 def _of_adapter(ref: str, folder: Path, workspace: Path) -> Weights:

@@ -73,7 +73,7 @@ def _other(setting: Setting, wanted: str) -> Any:
         raise ArgsError([Problem("task.reference_model", f"{said} Choose a model of the same family.")])
     model = model_of(
         folder, dtype=setting.dtype, device=setting.device, attention=setting.args.model.attention,
-        trust_remote_code=code,
+        trust_remote_code=code, quantisation=found.quantisation, double_quantisation=found.double_quantisation,
     )  # fmt: skip
     if found.adapter:
         model = with_adapter(model, found.adapter)

@@ -59,7 +59,8 @@ class Scorer:
         tokenizer = tokenizer_of(folder, trust_remote_code=code)
         model = classifier_of(
             folder, pad_id=tokenizer.pad_token_id, dtype=dtype_of(dtype, device), device=device,
-            trust_remote_code=code, **({"num_labels": 1} if adapter else {}),
+            trust_remote_code=code, quantisation=found.weights.quantisation,
+            double_quantisation=found.weights.double_quantisation, **({"num_labels": 1} if adapter else {}),
         )  # fmt: skip
         if adapter:
             model = with_adapter(model, adapter)

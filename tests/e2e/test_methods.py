@@ -339,6 +339,8 @@ def test_its_directions_are_kept_apart_by_the_papers_term(tiny_model: Path) -> N
         (["method=prefix", "compute.checkpointing=true"], "Turn checkpointing off"),
         (["method=prompt", "task=reward"], "does not reach the score"),
         (["method.init=eva", "task=grpo", "task.rewards.functions={length: 1}"], "writes its own"),
+        (["method.init=eva", "task=pretrain"], "they share sequences"),
+        (["method.init=eva", "data.packing=true"], "they share sequences"),
     ],
 )
 def test_what_cannot_be_is_said_with_the_way_out(said: list[str], wanted: str) -> None:

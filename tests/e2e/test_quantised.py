@@ -17,7 +17,7 @@ from engine.contract.errors import ArgsError, ModelError
 from engine.contract.rules import Here, unmet
 from engine.contract.rundir import Run
 from engine.report import Report, Stop
-from tests.e2e.training import events, losses, train, weights
+from tests.e2e.training import TINY, events, losses, train, weights
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10, 30, 40]])
 CPU = torch.device("cpu")
@@ -169,6 +169,35 @@ def test_loftq_starts_nearer_to_the_full_weights_and_merges_into_those_that_it_m
     written = loaded(workspace / "exports" / "whole")
     tuned = with_adapter(loaded(tiny_model, "nf4"), run.model_path)
     assert (says(written) - says(tuned)).abs().max() < 1e-4
+
+
+def test_what_goes_on_from_loftq_belongs_to_the_weights_that_it_mended(workspace: Path, tiny_model: Path) -> None:
+    from data import preflight
+    from engine.model import with_adapter
+
+    said = [*LORA, "model.quantisation=nf4", "optim.learning_rate=1e-2"]
+    first = train(workspace, *said, "method.init=loftq")
+    run = train(workspace, *said, f"method.start_from={first.id}")
+    done("export", workspace, f"tuned={run.id}", "dtype=fp32", "to=further")
+    tuned = with_adapter(loaded(tiny_model, "nf4"), run.model_path)
+    assert (says(loaded(workspace / "exports" / "further")) - says(tuned)).abs().max() < 1e-4
+    args = text.parse({}, [*TINY, *LORA, f"method.start_from={first.id}"], kind="train")
+    assert [problem.path for problem in preflight.problems(args, workspace)] == ["model.quantisation"]
+
+
+def test_a_reward_model_with_loftq_scores_and_is_merged_as_it_was_trained(workspace: Path) -> None:
+    from engine.scoring import Scorer
+
+    rows = [{"prompt": f"What is {n}?", "chosen": f"It is {n}.", "rejected": "No idea."} for n in range(8)]
+    (workspace / "datasets" / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    run = train(workspace, *LORA, "task=reward", "data=pairs.jsonl", "model.quantisation=nf4", "method.init=loftq",
+                "optim.learning_rate=1e-2")  # fmt: skip
+    done("export", workspace, f"tuned={run.id}", "dtype=fp32", "to=judge")
+    asked = [[{"role": "user", "content": "What is 3?"}, {"role": "assistant", "content": f"It is {n}."}]
+             for n in range(4)]  # fmt: skip
+    found = [Scorer.of(ref, workspace, torch.device("cpu"), dtype="fp32").scores(asked)
+             for ref in (run.id, "exports/judge")]  # fmt: skip
+    torch.testing.assert_close(found[0], found[1], atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("form", ["int8", "nf4"])
