@@ -12,13 +12,14 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from operator import mul
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import Trainer, TrainerCallback
 
-from engine import optimisers, ranks, sharing
+from engine import offload, optimisers, ranks, sharing
 from engine.best import Best
 from engine.contract.args import TrainArgs
 from engine.contract.errors import BoardError
@@ -99,7 +100,7 @@ class Recording:
             return super().compute_loss_context_manager()
         stack = ExitStack()
         stack.enter_context(super().compute_loss_context_manager())
-        stack.enter_context(torch.autograd.graph.save_on_cpu(pin_memory=self.args.device.type != "cpu"))
+        stack.enter_context(offload.offloaded(self.model))
         return stack
 
     def still(self) -> None:
@@ -120,11 +121,22 @@ class Recording:
 
     def log(self, logs: dict[str, float], *rest: Any, **more: Any) -> None:
         """Every number that the trainer reports becomes a point of the curves."""
+        if "loss" in logs or "eval_loss" in logs:
+            side = "eval" if "eval_loss" in logs else "train"
+            self._metrics[side].update((name, [mean]) for name, mean in self.means(side).items())
         super().log(logs, *rest, **more)  # TRL adds what it has gathered
         if "loss" in logs or "eval_loss" in logs:
             self.report.metrics(self.state.global_step, self.state.epoch or 0.0, self._named(logs))
         if "loss" in logs:
             self._watch_numbers(logs)
+
+    def means(self, side: str) -> dict[str, float]:
+        """Of the numbers that were noted since the last log on a `side`, train or eval: their means, over all
+        processes, which note the same numbers of rows of their own."""
+        noted = [[one for one in self._metrics[side].get(name, ()) if not math.isnan(one)] for name in self.NAMES]
+        found = ranks.totals([float(number) for values in noted for number in (sum(values), len(values))])
+        means = zip(self.NAMES, found[::2], found[1::2], strict=True)
+        return {name: total / count for name, total, count in means if count}
 
     def _named(self, logs: dict[str, float]) -> dict[str, float]:
         if "eval_loss" in logs:
@@ -182,14 +194,12 @@ class Recording:
             total += float(loss) * weights[-1]
             if stopped := ranks.any_of(self.stop.asked):
                 break
-        total, *weights = ranks.totals([total, *weights])
-        count = sum(weights)
+        noted = {name: values for name, values in self._metrics["eval"].items() if len(values) == len(weights)}
+        sums = [sum(map(mul, values, weights)) for values in noted.values()]
+        total, count, *sums = ranks.totals([total, float(sum(weights)), *sums])
         metrics = {f"{metric_key_prefix}_loss": total / count} if count and not stopped else {}
         if metrics:
-            for name, values in self._metrics["eval"].items():
-                if len(values) == len(weights):
-                    weighed = sum(value * weight for value, weight in zip(values, weights, strict=True)) / count
-                    self._metrics["eval"][name] = [weighed]
+            self._metrics["eval"].update((name, [found / count]) for name, found in zip(noted, sums, strict=True))
             self.log(metrics)
             self._show_samples()
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

@@ -22,7 +22,7 @@ from data.asked import facts
 from data.conversation import said
 from data.render import ChatTemplate
 from data.tokens import TextTokenizer
-from engine import rewards, rollout
+from engine import ranks, rewards, rollout
 from engine.contract.errors import ArgsError, Problem
 from engine.generate import Sampling
 from engine.recipes.setting import Setting
@@ -31,7 +31,7 @@ from engine.trainer import Recording
 from engine.turn import ends
 
 SHOWN = 4  # answers to the first question of each rollout that the run's events show
-WRITTEN = "written.pt"  # in a checkpoint: answers that further steps learn from
+WRITTEN = "written-{rank}.pt"  # in a checkpoint: answers that further steps of a process learn from
 
 
 def settings(task: Any) -> dict[str, Any]:
@@ -198,13 +198,15 @@ class Grouped(Recording):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         super().save_model(output_dir, _internal_call)
-        if _internal_call and self.args.should_save and self.state.global_step % self.num_iterations:
+        if _internal_call and self.state.global_step % self.num_iterations:
+            folder = Path(output_dir or self.args.output_dir)
+            folder.mkdir(parents=True, exist_ok=True)
             held = {"step": self._step, "written": self._buffered_inputs}
-            torch.save(held, Path(output_dir or self.args.output_dir) / WRITTEN)
+            torch.save(held, folder / WRITTEN.format(rank=ranks.rank()))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        if (file := Path(resume_from_checkpoint) / WRITTEN).is_file():
+        if (file := Path(resume_from_checkpoint) / WRITTEN.format(rank=ranks.rank())).is_file():
             held = torch.load(file, map_location=self.args.device, weights_only=True)
             self._step, self._buffered_inputs = held["step"], held["written"]
 

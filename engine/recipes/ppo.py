@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from accelerate.utils import set_seed
 from torch.nn import functional
 from transformers import Trainer, TrainingArguments
 
@@ -115,6 +116,8 @@ class Task(heads.Headed, Recording, Trainer):
         self.coefficient = Coefficient(task.kl_coefficient, task.kl_target, task.kl_gain)
         self.NAMES = self.NAMES | {f"reward/{name}": f"reward/{name}" for name in scorers.names}
         self.written: list[Rollout] = []
+        if ranks.joined():  # or each would write the same to the same question
+            set_seed(setting.args.steps.seed, device_specific=True)
         self._metrics: dict[str, dict[str, list[float]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
 
     def training_step(self, model: Any, inputs: list[dict[str, Any]], *_: Any, **__: Any) -> torch.Tensor:
@@ -190,8 +193,9 @@ class Task(heads.Headed, Recording, Trainer):
         for number, update in enumerate(updates):
             if number:
                 self._step(model)
+            tokens = ranks.total(float(said[update].sum())) / ranks.count()  # of processes whose gradients are averaged
             for rows in update.split(self.args.per_device_train_batch_size):
-                loss = self.loss(model, found, gains, returns, rows) / said[update].sum()
+                loss = self.loss(model, found, gains, returns, rows) / tokens
                 self.accelerator.backward(loss)
                 losses.append(loss.detach())
         return torch.stack(losses).sum() / len(updates)
@@ -247,9 +251,8 @@ class Task(heads.Headed, Recording, Trainer):
     def log(self, logs: dict[str, float], *rest: Any, **more: Any) -> None:
         side = "eval" if "eval_loss" in logs else "train"
         if side == "eval" or "loss" in logs:
-            found = self._metrics[side]
-            logs |= {("eval_" if side == "eval" else "") + name: sum(of) / len(of) for name, of in found.items()}
-            found.clear()
+            logs |= {("eval_" if side == "eval" else "") + name: mean for name, mean in self.means(side).items()}
+            self._metrics[side].clear()
         super().log(logs, *rest, **more)
 
     def facts(self) -> dict[str, str]:
