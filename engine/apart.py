@@ -7,10 +7,12 @@ no task.
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils.weak import WeakTensorKeyDictionary
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -19,6 +21,8 @@ from engine import causal, rows
 
 KERNEL = "sdpa_by_row"
 FLASH = ("flash_attention_2", "flash_attention_3")  # these keep rows apart by the same borders
+HALF = (torch.bfloat16, torch.float16)
+WIDEST = 256  # numbers of a head that torch's own flash kernel takes
 FAR = 0.05  # of the largest logit: rows that see each other move logits by far more than rounding does
 
 
@@ -29,6 +33,7 @@ def attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     cu_seq_lens_q: torch.Tensor | None = None,
+    max_length_q: int | None = None,
     sliding_window: int | None = None,
     **more: Any,
 ) -> tuple[torch.Tensor, None]:
@@ -39,7 +44,9 @@ def attention(
     if cu_seq_lens_q is None:
         output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **more)
         return output, None
-    lengths = cu_seq_lens_q.diff().tolist()
+    if max_length_q is not None and not more.get("dropout") and takes_borders(query):
+        return _at_once(query, key, value, cu_seq_lens_q, max_length_q, sliding_window, more.get("scaling")), None
+    lengths = _lengths(cu_seq_lens_q)
     more["is_causal"] = True
     outputs = []
     for row in zip(*(tensor.split(lengths, 2) for tensor in (query, key, value)), strict=True):
@@ -50,6 +57,45 @@ def attention(
         else:
             outputs.append(sdpa_attention_forward(module, *row, mask, **more)[0])
     return torch.cat(outputs, 1), None
+
+
+def takes_borders(query: torch.Tensor) -> bool:
+    """Whether torch has a kernel here for all rows at once, by their borders: its flash attention, in 16 bits."""
+    return query.is_cuda and _narrow(query) in HALF and query.shape[-1] % 8 == 0 and query.shape[-1] <= WIDEST
+
+
+def _narrow(query: torch.Tensor) -> torch.dtype:
+    """What the arithmetic is done in: trained weights and positions are fp32 where it is in 16 bits."""
+    kind = query.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else query.dtype
+
+
+def _at_once(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, borders: torch.Tensor, longest: int,
+    window: int | None, scale: float | None,
+) -> torch.Tensor:  # fmt: skip
+    """All rows in one kernel (Dao, 2023, "FlashAttention-2"): nothing is asked of the device, no mask is made."""
+    flat = (
+        tensor.squeeze(0).transpose(0, 1).to(_narrow(query)) for tensor in (query, key, value)
+    )  # (tokens, heads, size)
+    near = None if window is None else window - 1
+    output = torch.ops.aten._flash_attention_forward(
+        *flat, borders, borders, longest, longest, 0.0, True, False,
+        scale=scale, window_size_left=near, window_size_right=None if near is None else 0,
+    )[0]  # fmt: skip
+    return output.unsqueeze(0)
+
+
+_known: MutableMapping[torch.Tensor, list[int]] = WeakTensorKeyDictionary()
+
+
+def _lengths(borders: torch.Tensor) -> list[int]:
+    """The rows' lengths, which every layer asks for; the device is waited for once a batch."""
+    if torch.compiler.is_compiling():
+        return borders.diff().tolist()
+    if borders not in _known:
+        _known[borders] = borders.diff().tolist()
+    return _known[borders]
 
 
 def _window(query: torch.Tensor, width: int | None) -> torch.Tensor | None:
@@ -77,16 +123,20 @@ class Collate:
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         padded = rows.Collate(self.pad_id)(examples)
-        real = padded.pop("attention_mask").bool()
-        lengths = real.sum(1)
-        borders = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).int()
+        padded.pop("attention_mask", None)
+        sizes = torch.tensor([len(example["input_ids"]) for example in examples])
+        real = torch.arange(int(sizes.max()))[None] < sizes[:, None]
         batch: dict[str, Any] = {key: values[real][None] for key, values in padded.items()}
-        batch["labels"][0, borders[:-1].long()] = -100  # the first of a row is not what the last of another predicts
-        longest = int(lengths.max())
+        if "position_ids" not in batch:
+            batch["position_ids"] = torch.cat([torch.arange(size) for size in sizes.tolist()])[None]
+        # What is packed has borders of its own inside.
+        starts = (batch["position_ids"][0] == 0).nonzero().flatten()
+        borders = torch.cat([starts, sizes.sum()[None]]).int()
+        batch["labels"][0, starts] = -100  # the first of a row is not what the last of another predicts
+        longest = int(borders.diff().max())
         if self.unmasked:
             batch["attention_mask"] = torch.empty(1, 1, 0, 0, dtype=torch.bool)
         return batch | {
-            "position_ids": torch.cat([torch.arange(length) for length in lengths.tolist()])[None],
             "cu_seq_lens_q": borders, "cu_seq_lens_k": borders, "max_length_q": longest, "max_length_k": longest,
         }  # fmt: skip
 

@@ -75,8 +75,6 @@ def _shared_out(args: TrainArgs) -> bool:
 
 
 def _why_padded(model: Any, args: TrainArgs) -> str:
-    if args.borders:
-        return "rows are packed"
     if args.launch.context_parallel > 1:
         return "rows are split over devices"
     config = getattr(model, "active_peft_config", None)

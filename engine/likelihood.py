@@ -1,6 +1,6 @@
 """The loss of tokens from the hidden states before the output layer: logits exist for a few tokens at a time only.
 
-For a vocabulary of 128,000 the logits of one row of 8,192 tokens take 4 GB in float32; here it is 64 MB at most. The
+For a vocabulary of 128,000 the logits of one row of 8,192 tokens take 4 GB in float32; here it is 256 MB at most. The
 gradient is made on the way forward, while the logits are at hand. Knows no task.
 """
 
@@ -42,7 +42,7 @@ class _Sum(torch.autograd.Function):
         to_weight = torch.zeros_like(weight, dtype=torch.float32) if wanted[1] else None
         to_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and wanted[2] else None
         loss, right = hidden.new_zeros((), dtype=torch.float32), labels.new_zeros(())
-        size = max(1, kernels.logits_at_once(kind) // weight.shape[0])
+        size = max(1, kernels.logits_at_once(kind, len(labels) * weight.shape[0]) // weight.shape[0])
         for start in range(0, len(labels), size):
             part = slice(start, start + size)
             some, label = hidden[part].to(dtype), labels[part, None]

@@ -98,7 +98,9 @@ def model_of(
 
     packed = quantised.wanted(quantisation, double_quantisation, dtype) or quantised.as_stored(folder)
     if packed is not None or models.quantised(folder):
-        own |= {"device_map": {"": device}}  # such weights are made where they are used
+        # Such weights are made where they are used: on this very device, which accelerate compares by its number.
+        place = torch.device(device.type, torch.accelerator.current_device_index()) if device.type != "cpu" else device
+        own |= {"device_map": {"": place}}
     if packed is not None:
         own["quantization_config"] = packed
     kind = kind or (AutoModelForImageTextToText if models.sees(folder) else AutoModelForCausalLM)

@@ -14,7 +14,7 @@ import pyarrow.compute as compute
 
 from data.planning.past import Measured
 from engine import recovery
-from engine.contract import text
+from engine.contract import machine, text
 from engine.contract.args import TrainArgs
 from engine.contract.auto import accumulation_of
 from engine.contract.errors import BoardError
@@ -73,6 +73,7 @@ def work(folder: Path) -> int:
         stop.listen(watch_stdin=True)
         args = text.load(run.args_path)
         assert isinstance(args, TrainArgs)
+        machine.keep_to_one(args.compute.device, args.launch.devices)
         from engine.recipes import run as recipe
 
         def choose(rows: Rows, settled: TrainArgs) -> Rows:

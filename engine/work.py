@@ -12,7 +12,7 @@ import traceback
 from pathlib import Path
 
 from engine import launch, ranks, recovery
-from engine.contract import rundir, text
+from engine.contract import machine, rundir, text
 from engine.contract.args import TrainArgs
 from engine.contract.errors import BoardError
 from engine.report import Report, Stop, Stopped
@@ -48,6 +48,8 @@ def work(folder: Path) -> int:
             return launch.ranks(args, run, report, stop)
         if isinstance(args, TrainArgs):
             _stay_awake()
+            if not ranks.joined():
+                machine.keep_to_one(args.compute.device, args.launch.devices)
             args = recovery.eased(args, run, report, attempt)
         importlib.import_module(KINDS[args.kind]).run(args, run, report, stop)
     except Stopped:
@@ -61,7 +63,7 @@ def work(folder: Path) -> int:
     except Exception as problem:
         with contextlib.suppress(OSError):  # the log may be what cannot be written
             traceback.print_exc()
-        if isinstance(given, TrainArgs) and recovery.out_of_memory(problem) and recovery.may_go_on(given, attempt):
+        if isinstance(given, TrainArgs) and recovery.out_of_memory(problem) and recovery.may_go_on(given, run, attempt):
             return _out_of_memory()
         sentence, hint = _of_the_machine(problem) or (f"{type(problem).__name__}: {problem}", BUG)
         return _failed(report, sentence, hint, bug=hint is BUG)

@@ -127,7 +127,8 @@ def logits(shape: Shape, args: TrainArgs, *, tokens: int, device: str) -> int:
     if _loss(args) == "plain":
         return tokens * shape.vocabulary * (width + PLAIN_BYTES)
     head = shape.vocabulary * shape.hidden * (4 + (width if width < 4 else 0)) if _moves_head(shape, args) else 0
-    return min(tokens * shape.vocabulary, logits_at_once(device)) * CHUNK_BYTES + tokens * shape.hidden * width + head
+    whole = tokens * shape.vocabulary
+    return min(whole, logits_at_once(device, whole)) * CHUNK_BYTES + tokens * shape.hidden * width + head
 
 
 def _moves_head(shape: Shape, args: TrainArgs) -> bool:

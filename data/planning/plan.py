@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from data.inspection import Inspection
-from data.planning import past
+from data.planning import batch, past
 from data.planning.compute import Work, work
 from data.planning.memory import Memory, memory
 from data.planning.past import Measured
@@ -22,8 +22,9 @@ from engine.contract.args import TrainArgs
 
 @dataclass(frozen=True)
 class Plan:
-    """longest: the row that memory is counted for, in tokens.   earlier: bytes at the peak of a run with the same
-    arguments, 0 without one.   work is None while the rows are not known."""
+    """longest: the row that memory is counted for, in tokens.   batch: why so many rows go through at once, where the
+    plan chose.   earlier: bytes at the peak of a run with the same arguments, 0 without one.   work is None while the
+    rows are not known."""
 
     args: TrainArgs
     subject: Subject
@@ -35,6 +36,7 @@ class Plan:
     work: Work | None = None
     measured: Measured | None = None
     earlier: float = 0.0
+    batch: str = ""
 
     @property
     def basis(self) -> Literal["measured", "earlier", "estimate"]:
@@ -61,22 +63,30 @@ def planned(
 ) -> Plan:  # fmt: skip
     """The plan for `args`, of which every `auto` is decided that can be. rows: a look at them. now: memory, if it was
     asked for already."""
-    now = now or machine.memory()
+    now = now or machine.memory(args.launch.devices)
     device = machine.machine().device if args.compute.device == "auto" else args.compute.device
-    limit = args.data.max_length
-    written = getattr(args.task, "max_new_tokens", 0) if args.task.generates else 0
-    longest = limit if rows is None or args.packs else min(rows.longest + written, limit)
+    longest = longest_of(args, rows.longest if rows else args.data.max_length)
+    others = beside(args, workspace)
+    chosen = batch.settled(args, subject, longest=longest, free=now.free, beside=others)
+    args = chosen.args
     known = past.measured(args, workspace)
     return Plan(
         args, subject,
         trained=subject.trained(args.method),
         longest=longest,
-        memory=memory(subject, args, longest=longest, device=device, beside=_beside(args, workspace)),
+        memory=memory(subject, args, longest=longest, device=device, beside=others),
         free=now.free, total=now.total,
         work=_work(args, subject, workspace, rows, known) if rows else None,
         measured=known,
         earlier=past.earlier(args, workspace, past.alike_in_memory).peak,
+        batch=chosen.why,
     )  # fmt: skip
+
+
+def longest_of(args: TrainArgs, longest: int) -> int:
+    """The longest row that goes through the model, where the longest before the run has so many tokens."""
+    written = getattr(args.task, "max_new_tokens", 0) if args.task.generates else 0
+    return args.data.max_length if args.packs else min(longest + written, args.data.max_length)
 
 
 def _work(args: TrainArgs, subject: Subject, workspace: Path, rows: Inspection, known: Measured | None) -> Work:
@@ -98,7 +108,7 @@ def once(args: TrainArgs) -> TrainArgs:
     return args.model_copy(update={"steps": args.steps.model_copy(update={"epochs": 1.0, "max_steps": None})})
 
 
-def _beside(args: TrainArgs, workspace: Path) -> int:
+def beside(args: TrainArgs, workspace: Path) -> int:
     """Bytes of the models that stand beside the one that is trained, in 16 bits: for rewards, and as the reference."""
     rewards = getattr(args.task, "rewards", None)
     names = [getattr(rewards, "model", ""), getattr(args.task, "reference_model", "")]

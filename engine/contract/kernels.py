@@ -5,12 +5,16 @@ from __future__ import annotations
 from engine.contract.fields import AUTO
 from engine.contract.rules import FLASH, Here
 
-LOGITS, LOGITS_OF_A_CPU = 2**24, 2**22  # 16 MB in float32 stay in a processor's cache
+LOGITS, MOST_LOGITS, LOGITS_OF_A_CPU = 2**24, 2**26, 2**22  # 16 MB in float32 stay in a processor's cache
+SHARE = 16  # parts of the loss, at least: it stays small beside what a layer needs
 
 
-def logits_at_once(device: str) -> int:
-    """How many logits there are at a time where the loss is taken in chunks."""
-    return LOGITS_OF_A_CPU if device == "cpu" else LOGITS
+def logits_at_once(device: str, whole: int) -> int:
+    """How many logits there are at a time where the loss is taken in chunks. whole: tokens times vocabulary.
+
+    An accelerator reads all of the output layer for each chunk, so with many tokens it takes larger ones.
+    """
+    return LOGITS_OF_A_CPU if device == "cpu" else min(MOST_LOGITS, max(LOGITS, whole // SHARE))
 
 
 def attention(wanted: str, here: Here) -> tuple[str | None, str]:

@@ -42,6 +42,20 @@ def device_ids(wanted: str, numbers: Sequence[str] = ()) -> tuple[str, ...]:
     return ("cpu",) if device == "cpu" else tuple(f"{device}-{int(number)}" for number in numbers or ("0",))
 
 
+# The variable by which a program sees some of a machine's devices alone. AMD's build of torch goes by NVIDIA's.
+VISIBLE = {"cuda": "CUDA_VISIBLE_DEVICES", "npu": "ASCEND_RT_VISIBLE_DEVICES", "xpu": "ZE_AFFINITY_MASK"}
+
+
+def keep_to_one(wanted: str, numbers: Sequence[str] = ()) -> None:
+    """Have this process see one accelerator, that of the number given or the first; to be called before torch looks.
+
+    A trainer that sees several spreads each batch over all of them, and takes the first where another is meant.
+    """
+    name = VISIBLE.get(machine().device if wanted == "auto" else wanted)
+    if name is not None:
+        os.environ[name] = numbers[0] if numbers else os.environ.get(name, "0").split(",")[0]
+
+
 @dataclass(frozen=True)
 class Memory:
     """Bytes of a memory, of which `free` can be had now."""
@@ -50,11 +64,14 @@ class Memory:
     free: int
 
 
-def memory() -> Memory:
-    """The memory of the device that trains: the GPU's where `nvidia-smi` answers, else the machine's."""
-    if machine().device == "cuda" and (found := _nvidia("memory.total,memory.free")):
-        total, free = (int(float(part)) * 2**20 for part in found.split(",")[:2])
-        return Memory(total, free)
+def memory(numbers: Sequence[str] = ()) -> Memory:
+    """The memory of the device that trains: the GPU's where `nvidia-smi` answers, else the machine's.
+
+    numbers: of the devices, the first without any; of several, that with the least to spare.
+    """
+    if machine().device == "cuda" and (found := _nvidia("memory.total,memory.free", numbers)):
+        sizes = [[int(float(part)) * 2**20 for part in line.split(",")[:2]] for line in found]
+        return min((Memory(total, free) for total, free in sizes), key=lambda one: one.free)
     return main_memory()
 
 
@@ -70,8 +87,8 @@ def main_memory() -> Memory:
 
 def _accelerator() -> tuple[str, str]:
     if Path("/proc/driver/nvidia/gpus").exists() or shutil.which("nvidia-smi"):
-        if name := _nvidia("name"):
-            return "cuda", name
+        if names := _nvidia("name"):
+            return "cuda", names[0]
     if Path("/dev/kfd").exists():
         return "cuda", "AMD GPU"
     if Path("/dev/davinci0").exists():
@@ -86,16 +103,16 @@ def _nvidia_smi() -> str | None:
     return shutil.which("nvidia-smi")
 
 
-def _nvidia(query: str) -> str:
-    """The first device's answer; empty when there is no device or no driver."""
+def _nvidia(query: str, numbers: Sequence[str] = ()) -> list[str]:
+    """The devices' answers, the first's without `numbers`; empty when there is no such device or no driver."""
     if (program := _nvidia_smi()) is None:
-        return ""
-    command = [program, f"--query-gpu={query}", "--format=csv,noheader,nounits"]
+        return []
+    command = [program, f"--query-gpu={query}", "--format=csv,noheader,nounits", f"--id={','.join(numbers) or '0'}"]
     try:
         asked = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return asked.stdout.strip().splitlines()[0].strip() if asked.returncode == 0 and asked.stdout.strip() else ""
+        return []
+    return asked.stdout.strip().splitlines() if asked.returncode == 0 else []
 
 
 def _cpu_has_bf16() -> bool:

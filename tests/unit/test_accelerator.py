@@ -1,0 +1,84 @@
+"""What is done for accelerators, as far as it can be told without one: the devices seen, rows by borders, chunks."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from engine import apart
+from engine.contract import kernels, machine
+
+
+@pytest.mark.parametrize(
+    ("device", "before", "numbers", "after"),
+    [
+        ("cuda", None, [], "0"), ("cuda", None, ["1"], "1"), ("cuda", "3,2", [], "3"), ("cuda", "3,2", ["2"], "2"),
+        ("npu", None, ["1"], "1"),
+    ],
+)  # fmt: skip
+def test_a_run_of_one_process_sees_one_device(
+    monkeypatch: pytest.MonkeyPatch, device: str, before: str | None, numbers: list[str], after: str
+) -> None:
+    name = machine.VISIBLE[device]
+    monkeypatch.setenv(name, before or "")
+    if before is None:
+        monkeypatch.delenv(name)
+    machine.keep_to_one(device, numbers)
+    assert os.environ[name] == after
+
+
+def test_on_a_processor_no_device_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in machine.VISIBLE.values():
+        monkeypatch.delenv(name, raising=False)
+    machine.keep_to_one("cpu", ["1"])
+    assert not set(machine.VISIBLE.values()) & set(os.environ)
+
+
+def test_memory_is_that_of_the_fullest_of_the_devices_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[str]()
+
+    def answer(query: str, numbers: list[str]) -> list[str]:
+        asked.extend(numbers)
+        return ["81920, 70000", "81920, 500"]
+
+    monkeypatch.setattr(machine, "machine", lambda: machine.Machine("cuda", "some GPU", 8, True))
+    monkeypatch.setattr(machine, "_nvidia", answer)
+    assert machine.memory(["2", "3"]).free == 500 * 2**20 and asked == ["2", "3"]
+
+
+@pytest.mark.parametrize("heads", [4, 2])
+@pytest.mark.parametrize("window", [None, 4])
+def test_the_kernel_for_all_rows_at_once_takes_what_it_is_given(
+    monkeypatch: pytest.MonkeyPatch, heads: int, window: int | None
+) -> None:
+    """By torch's own shapes of that kernel, which computes on accelerators alone."""
+    monkeypatch.setattr(apart, "_narrow", lambda query: query.dtype)
+
+    def some(many: int) -> torch.Tensor:
+        return torch.empty(1, many, 16, 64, dtype=torch.bfloat16, device="meta", requires_grad=True)
+
+    query, key, value = some(4), some(heads), some(heads)
+    borders = torch.empty(3, dtype=torch.int32, device="meta")
+    output = apart._at_once(query, key, value, borders, 9, window, 0.1)
+    assert output.shape == (1, 16, 4, 64)
+    output.sum().backward()
+    assert query.grad.shape == query.shape and key.grad.shape == key.shape  # type: ignore[union-attr]
+
+
+def test_packed_rows_keep_the_borders_inside_them() -> None:
+    packed = [
+        {"input_ids": [5, 6, 7, 8, 9], "labels": [5, 6, 7, 8, 9], "position_ids": [0, 1, 2, 0, 1]},
+        {"input_ids": [1, 2], "labels": [1, 2], "position_ids": [0, 1]},
+    ]
+    batch = apart.Collate(0)(packed)
+    assert batch["cu_seq_lens_q"].tolist() == [0, 3, 5, 7] and batch["max_length_q"] == 3
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 1, 0, 1]]
+    assert batch["labels"].tolist() == [[-100, 6, 7, -100, 9, -100, 2]]
+
+
+def test_an_accelerator_takes_more_logits_at_once_where_there_are_many() -> None:
+    found = [kernels.logits_at_once("cuda", tokens * 128_256) // 128_256 for tokens in (512, 2048, 8192, 160_000)]
+    assert found == [130, 130, 512, 523]
+    assert kernels.logits_at_once("cpu", 2**40) == 2**22
