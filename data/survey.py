@@ -286,7 +286,7 @@ class Survey:
         found += [Found(**vars(finding)) for finding in more]
         task = self.args.task
         if isinstance(task, Kto) and (lopsided := task.lopsided(self.labels[True], self.labels[False])):
-            found.append(Found("weights", "warning", lopsided, hint="Set both weights (under Task) to auto."))
+            found.append(Found("weights", "warning", lopsided))
         found.sort(key=lambda finding: fitness.GRAVITY.index(finding.level))
         shown = {
             "first": self.first,

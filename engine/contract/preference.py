@@ -308,9 +308,16 @@ class Kto(Learning):
         return said[0], said[1]
 
     def lopsided(self, good: int, bad: int) -> str:
-        """What there is to say when the two kinds do not count alike; empty when they do, or one is not there."""
-        weights = self.weights(good, bad)
-        ratio = weights[0] * good / (weights[1] * bad) if bad and weights[1] else 0.0
-        if not (good and bad and weights[1]) or 0.99 <= ratio <= 1.01 * MOST:
+        """What there is to say when the two kinds do not count alike, with the way out; empty when they do."""
+        if not good or not bad:
+            kind = "bad" if good else "good"
+            said = f"There is no {kind} answer, and KTO learns from what tells good ones from bad ones."
+            return f"{said} Add some, or learn good answers by SFT (task.kind)." if good or bad else ""
+        weights, way_out = self.weights(good, bad), "Set good_weight and bad_weight to auto."
+        if not weights[1]:
+            return f"Bad answers count for nothing, and KTO learns from what tells good ones from them. {way_out}"
+        ratio = weights[0] * good / (weights[1] * bad)
+        if 0.99 <= ratio <= 1.01 * MOST:
             return ""
-        return f"All good answers together count {ratio:.2g} times what the bad ones do; KTO learns best at 1 to 1.33."
+        said = f"All good answers together count {ratio:.2g} times what the bad ones do"
+        return f"{said}; KTO learns best at 1 to 1.33. {way_out}"

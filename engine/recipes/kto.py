@@ -45,7 +45,7 @@ def beside(setting: Setting, model: Any) -> dict[str, Any]:
         good=good, bad=len(labels) - good, good_weight=weights[0], bad_weight=weights[1],
     )  # fmt: skip
     if said := task.lopsided(good, len(labels) - good):
-        setting.report.warn(said, "Set good_weight and bad_weight to auto.")
+        setting.report.warn(said)
     return {
         "task": task, "anchor": anchor(setting, model), "weights": weights,
         "limit": setting.args.data.max_length, "seed": setting.args.steps.seed,

@@ -100,7 +100,9 @@ def test_weights_let_good_answers_count_one_to_four_thirds_of_bad_ones(
 
 def test_weights_that_do_not_balance_are_warned_of() -> None:
     assert "count 4 times" in Kto(good_weight=1, bad_weight=1).lopsided(80, 20)
-    assert Kto(good_weight=1, bad_weight=1).lopsided(55, 50) == Kto().lopsided(80, 20) == Kto().lopsided(9, 0) == ""
+    assert Kto(good_weight=1, bad_weight=1).lopsided(55, 50) == Kto().lopsided(80, 20) == Kto().lopsided(0, 0) == ""
+    assert "no bad answer" in Kto().lopsided(9, 0) and "no good answer" in Kto().lopsided(0, 9)
+    assert "count for nothing" in Kto(bad_weight=0).lopsided(5, 5)
 
 
 def test_training_parts_good_from_bad(workspace: Path) -> None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from data import preflight
 from engine.contract import text
 from engine.contract.errors import ArgsError, BoardError
 from engine.contract.tuners import TUNERS
 from engine.starts import Start
-from tests.e2e.training import losses, train, weights
+from tests.e2e.training import TINY, losses, train, weights
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10, 30, 40]])
 CPU = torch.device("cpu")
@@ -265,6 +267,19 @@ def test_what_is_no_adapter_of_this_model_is_refused(workspace: Path) -> None:
         train(workspace, "model=other", *LORA, f"method.start_from={first.id}")
     with pytest.raises(BoardError, match="is no adapter"):
         train(workspace, *LORA, "method.start_from=tiny")
+
+
+@pytest.mark.parametrize(("first", "then", "why"), [
+    (["method=ia3"], [], "is no LoRA adapter .IA3.. Choose one that is"),
+    ([*LORA, "method.dora=true"], ["method.on_top=true"], "more than a plain LoRA adapter.* Turn method.on_top off"),
+])  # fmt: skip
+def test_check_knows_from_its_files_what_cannot_be_gone_on_from(
+    workspace: Path, first: list[str], then: list[str], why: str
+) -> None:
+    made = train(workspace, *first, "steps.max_steps=1")
+    args = text.parse({}, [*TINY, *LORA, *then, f"method.start_from={made.id}"], kind="train")
+    [problem] = preflight.problems(args, workspace)
+    assert problem.path == "method.start_from" and re.search(why, problem.text)
 
 
 def test_a_new_adapter_on_top_leaves_the_first_as_it_was_and_is_saved_with_it(workspace: Path) -> None:
