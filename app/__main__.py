@@ -110,6 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         quiet=True,
         show_error=True,
         prevent_thread_lock=True,
+        _frontend=False,  # gives up when the page takes 3 s, as on a busy machine; that it answers was seen before
         **theme.launch_options(board.help_texts()),
     )
     where = f"http://{given.host}:{given.port}"
