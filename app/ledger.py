@@ -39,8 +39,10 @@ def listing(found: Sequence[Summary], opened: str) -> str:
 def item(one: Summary) -> str:
     """One line of the list: the name and state, what it is, and how it went."""
     took = duration(one.seconds) if one.seconds is not None else ""
-    loss = f"loss {one.best_loss:.3g}" if one.best_loss is not None else ""
-    about = " · ".join(filter(None, (loss, took, one.about)))  # what is cut where it is narrow comes last
+    best = f"loss {one.best_loss:.3g}" if one.best_loss is not None else ""
+    if one.best_reward is not None:
+        best = f"reward {one.best_reward:.3g}"
+    about = " · ".join(filter(None, (best, took, one.about)))  # what is cut where it is narrow comes last
     return (
         f'<span class="tb-item-top"><strong>{escape(one.title)}</strong>{pill(one.state)}</span>'
         f'<span class="tb-item-about"><span>{escape(about)}</span><time>{when(one.began)}</time></span>'

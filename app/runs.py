@@ -26,11 +26,13 @@ from engine.contract.rundir import runs as folders
 
 MOVING: tuple[State, ...] = ("queued", "running")
 KEPT = 2000  # summaries held in memory
+BEST = {"eval/loss": min, "train/loss": min, "eval/reward": max, "train/reward": max}
 
 
 @dataclass(frozen=True)
 class Summary:
-    """One line of the list of runs. `best_loss` is the lowest held-out loss, or else the lowest training loss.
+    """One line of the list of runs. `best_loss` is the lowest held-out loss, or else the lowest training loss;
+    `best_reward` is the highest reward, likewise, where that is what the run works on.
 
     `seconds` is how long it has worked so far or worked in all, `began` when it was asked for (Unix seconds);
     `args` is None when its arguments are of another version.
@@ -44,6 +46,7 @@ class Summary:
     began: float
     seconds: float | None
     best_loss: float | None
+    best_reward: float | None
 
     @property
     def id(self) -> str:
@@ -135,7 +138,7 @@ def _summary(seen: _Seen) -> Summary:
     if written != seen.args_at:
         seen.args, seen.args_at = _args(run), written
     status, state = run.status(), run.state()
-    _read_losses(seen)
+    _read_best(seen)
     start, end = status.get("started_at"), status.get("ended_at")
     if state == "lost" and end is None:
         end = last_sign(run)
@@ -148,6 +151,7 @@ def _summary(seen: _Seen) -> Summary:
         began=status["queued_at"] / 1e9 if "queued_at" in status else written / 1e9,
         seconds=max(0.0, (end or time.time()) - start) if start else None,
         best_loss=seen.best.get("eval/loss", seen.best.get("train/loss")),
+        best_reward=seen.best.get("eval/reward", seen.best.get("train/reward")),
     )
     if state in ENDED:
         seen.ended = (stamp, found)
@@ -169,12 +173,12 @@ def _kind_of(run: Run) -> str:
     return str(content.get("kind", "")) if isinstance(content, dict) else ""
 
 
-def _read_losses(seen: _Seen) -> None:
+def _read_best(seen: _Seen) -> None:
     for record in seen.metrics.records():
-        for name in ("eval/loss", "train/loss"):
+        for name, better in BEST.items():
             value = (record.get("values") or {}).get(name)
             if isinstance(value, (int, float)):
-                seen.best[name] = min(value, seen.best.get(name, value))
+                seen.best[name] = better(value, seen.best.get(name, value))
 
 
 def last_sign(run: Run) -> float:

@@ -273,8 +273,8 @@
         const last = plot.lines[i], one = found?.[i];
         const value = one ? one.y : series.raw.y.at(-1);
         const even = one ? one.smooth : last.smooth?.y.at(-1);
-        const name = series.eval ? "evaluation" : series.name.replace("train/loss", "train").replace(/^train\//, "");
-        return entry(series.eval ? "tb-eval" : "tb-train", name.replaceAll("_", " "),
+        const name = series.eval ? "evaluation" : series.name.startsWith("train/") ? "train" : panel.title.toLowerCase();
+        return entry(series.eval ? "tb-eval" : "tb-train", name,
           number(value) + unit + (even === null || even === undefined ? "" : ` (smooth ${number(even)})`));
       });
       const where = lead ? lead.points : null;
@@ -310,19 +310,21 @@
           const value = make("b"), area = make("div", { class: "tb-mini" });
           const tile = make("button", { type: "button", class: "tb-tile" }, make("span", { title: panel.title }, panel.title), value, area);
           tile.onclick = () => { large = panel.key; render(); };
-          small.append(tile);
           mini = { tile, value, plot: new Plot(area, false) };
           minis.set(panel.key, mini);
         }
         mini.value.replaceChildren(short(panel.series[0].raw.y.at(-1) ?? NaN), make("small", {}, panel.unit && ` ${panel.unit}`));
         mini.tile.setAttribute("aria-pressed", panel === main());
-        mini.plot.show(picture, panel, wish);
       }
+      // In the picture's order, whichever run was in sight before; moved only when it must, as moving takes the focus.
+      const tiles = keys.map((key) => minis.get(key).tile);
+      if (tiles.some((tile, i) => small.children[i] !== tile)) small.replaceChildren(...tiles);
+      for (const panel of panels()) minis.get(panel.key).plot.show(picture, panel, wish);
     };
 
     const receive = () => {
       const next = props.value ? JSON.parse(props.value) : null;
-      if (next?.run !== picture?.run) { large = ""; pointed = null; }
+      if (next?.run !== picture?.run) { large = ""; pointed = null; small.scrollTop = 0; }
       picture = next;
       render();
     };
