@@ -73,9 +73,11 @@ def look(args: TrainArgs, workspace: Path, allowed: Sequence[Path] = ()) -> Fore
     known = begun(args, card)
     facts = auto.Facts(machine.machine(), known.parameters if known else 0, sequences(rows) if rows else 0)
     args = auto.resolved(args, facts)
+    plan = planned(args, known, workspace, rows=rows) if known else None
+    notes += [f"The plan takes {plan.batch}"] if plan and plan.batch else []
     return Forecast(
-        args, card, rows, question,
-        plan=planned(args, known, workspace, rows=rows) if known else None,
+        plan.args if plan else args, card, rows, question,
+        plan=plan,
         steps=auto.total_steps(args, facts) if rows else 0,
         problems=tuple(problems), notes=tuple(notes),
     )  # fmt: skip

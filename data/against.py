@@ -5,8 +5,10 @@ The engine finds the same when it builds the model; here it is found in time. Kn
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 from data import forecast, models
@@ -17,6 +19,7 @@ from engine.contract.args import TrainArgs
 from engine.contract.errors import Problem
 from engine.contract.fields import AUTO
 from engine.contract.methods import Expand, Freeze
+from engine.contract.text import flow
 from engine.contract.tuners import TUNERS
 
 Misfit = Callable[[Mapping[str, Any], int, int], bool]
@@ -103,13 +106,31 @@ def loss(card: Card, args: TrainArgs) -> Iterator[Problem]:
         said = "rows with pictures are padded"
     elif changed := [name for name, still in SCALED.items() if config.get(name, still) != still]:
         said = f"it changes its logits after the output layer ({changed[0]})"
-    elif args.model.new_tokens and args.method.adapter and tied:
-        said = "its output layer is its embeddings, of which single tokens are learnt (model.new_tokens)"
     elif wrapped:
         said = f"its output layer is kept beside another (method.extra_modules: {min(wrapped)})"
     else:
         return
     yield Problem("compute.loss", f"This model cannot: {said}. Set it to auto.")
+
+
+def continued(folder: Path, method: Lora) -> Iterator[Problem]:
+    """What the adapter in `folder` says against being trained on, or against another on top of it."""
+    said = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    name = method.start_from
+    if said["peft_type"] != "LORA":
+        yield Problem("method.start_from", f"{name} is no LoRA adapter ({said['peft_type']}). Choose one that is.")
+    elif method.on_top:
+        more = ("use_dora", "modules_to_save", "lora_bias", "layer_replication")
+        if any(said.get(one) for one in more) or said.get("bias", "none") != "none":
+            why = f"{name} is more than a plain LoRA adapter, so nothing can be trained on top of it."
+            yield Problem("method.start_from", f"{why} Turn method.on_top off.")
+    else:
+        alpha = 2.0 * method.rank if method.alpha == AUTO else method.alpha
+        wanted = {"rank": method.rank, "alpha": alpha, "dora": method.dora, "rslora": method.rslora}
+        names = {"rank": "r", "alpha": "lora_alpha", "dora": "use_dora", "rslora": "use_rslora"}
+        for field, value in wanted.items():
+            if (has := said.get(names[field], False)) != value:
+                yield Problem(f"method.{field}", f"{name} (method.start_from) has {flow(has)}. Set it to that.")
 
 
 def _targets(card: Card, method: Any) -> Iterator[Problem]:

@@ -48,11 +48,14 @@ NAMES_FILES = {
     "path", "train", "validation", "data", "tuned", "base", "models", "general", "model", "reference_model",
     "start_from",
 }  # fmt: skip
-# What a run that goes on from a checkpoint shares with its parent: the weights that move, and the rows held out. A
-# change in the latter would measure on rows that the parent was trained on.
+# What a run that goes on from a checkpoint shares with its parent: the weights that move and what moves them, as the
+# optimiser's state in the checkpoint fits no other; and the rows held out, as it would else measure on rows that the
+# parent was trained on. The learning rate and its schedule may change.
 INHERITED = (
-    "model.path", "model.revision", "model.new_tokens", "model.rope", "model.rope_factor", "method", "data.train",
-    "data.validation", "data.split", "data.max_rows", "data.limits", "data.bad_rows", "data.fill", "steps.seed",
+    "task.kind", "model.path", "model.revision", "model.quantisation", "model.double_quantisation", "model.new_tokens",
+    "model.rope", "model.rope_factor", "method", "optim.optimiser", "optim.own", "optim.weight_decay",
+    "optim.embedding_rate", "optim.layer_decay", "data.train", "data.validation", "data.split", "data.max_rows",
+    "data.limits", "data.bad_rows", "data.fill", "steps.seed",
 )  # fmt: skip
 
 
@@ -178,7 +181,8 @@ def _train(args: TrainArgs, workspace: Path, allowed: Sequence[Path], rows: bool
                 yield _problem(path, problem)
     if start := getattr(args.method, "start_from", ""):
         try:
-            weights.adapter(start, args.model.path, workspace)
+            folder = weights.adapter(start, args.model.path, workspace)
+            yield from against.continued(folder, args.method)  # type: ignore[arg-type]
             yield from _mending(weights.find(start, workspace), args)
         except BoardError as problem:
             yield _problem("method.start_from", problem)

@@ -14,8 +14,9 @@ import torch
 from peft.utils import TrainableTokensWrapper
 from torch import nn
 
+from data import against
 from engine import parts, starts
-from engine.contract import own, text
+from engine.contract import own
 from engine.contract.adapters import Lora, Prompt, Tuner
 from engine.contract.args import TrainArgs
 from engine.contract.errors import ArgsError, Problem
@@ -111,20 +112,9 @@ def _made(model: Any, args: TrainArgs, config: str, keywords: dict[str, Any], pa
 
 
 def _continued(model: Any, chosen: Lora, start: Start) -> Any:
-    made = with_adapter(model, start.folder, trainable=True)
-    config = made.peft_config["default"]
-    same = {"rank": "r", "alpha": "lora_alpha", "dora": "use_dora", "rslora": "use_rslora"}
-    wrong = [
-        Problem(
-            f"method.{field}",
-            f"{chosen.start_from} (method.start_from) has {text.flow(getattr(config, name))}. Set it to that.",
-        )
-        for field, name in same.items()
-        if getattr(chosen, field) != getattr(config, name)
-    ]
-    if wrong:
+    if wrong := list(against.continued(start.folder, chosen)):
         raise ArgsError(wrong)
-    return made
+    return with_adapter(model, start.folder, trainable=True)
 
 
 def _layers(model: Any, args: TrainArgs, keywords: dict[str, Any]) -> dict[str, Any]:

@@ -78,6 +78,8 @@ def said(found: Plan) -> Iterator[str]:
     yield f"  {'in all':<16} {size(found.memory.total):>8}"
     if found.memory.host:
         yield f"  {'main memory':<16} {size(found.memory.host):>8}"
+    if found.batch:
+        yield f"\nThe plan takes {found.batch}"
     verdict = "it fits" if found.fits else "it does not fit"
     short = bool(found.measured and found.measured.out_of_memory)
     needed = "Two steps ran out of memory" if short else f"{size(found.needed)} needed ({BASIS[found.basis]})"
@@ -116,7 +118,8 @@ def record(found: Plan, fit: Fit | None) -> dict[str, Any]:
     """The plan for programs."""
     content: dict[str, Any] = {
         "parameters": found.subject.parameters, "trained": found.trained, "known_by": found.subject.known,
-        "longest": found.longest, "memory": dict(found.memory.parts), "main_memory": found.memory.host,
+        "longest": found.longest, "rows_at_once": found.args.steps.batch_size,
+        "memory": dict(found.memory.parts), "main_memory": found.memory.host,
         "estimate": found.memory.total, "needed": found.needed, "basis": found.basis,
         "free": found.free, "total": found.total, "fits": found.fits,
         "work": asdict(found.work) if found.work else None,

@@ -11,7 +11,7 @@ from typing import Any
 from engine.contract.args import TrainArgs
 from engine.contract.auto import accumulation_of
 from engine.contract.errors import ResourceError
-from engine.contract.rundir import Run
+from engine.contract.rundir import Run, records
 from engine.contract.start import TRIES
 from engine.report import Report
 
@@ -40,9 +40,26 @@ def batches(args: TrainArgs, attempt: int) -> tuple[int, int] | None:
     return rows, a_step // rows
 
 
-def may_go_on(args: TrainArgs, attempt: int) -> bool:
+def as_chosen(args: TrainArgs, run: Run) -> TrainArgs:
+    """`args` with the rows at once that an earlier attempt of the run chose; as they are where none did."""
+    if not args.compute.auto_batch:
+        return args
+    facts = [record.get("facts", {}) for record in records(run.events_path) if record["kind"] == "note"]
+    said = next((one for one in facts if {"batch_size", "accumulation"} <= one.keys()), None)
+    return with_batch(args, said["batch_size"], said["accumulation"]) if said else args
+
+
+def with_batch(args: TrainArgs, rows: int, times: int) -> TrainArgs:
+    """`args` with so many rows at once, and so many batches to a step."""
+    content: dict[str, Any] = args.model_dump()
+    content["steps"] |= {"batch_size": rows, "accumulation": times}
+    content["compute"]["auto_batch"] = False
+    return TrainArgs.model_validate(content)
+
+
+def may_go_on(args: TrainArgs, run: Run, attempt: int) -> bool:
     """Whether another attempt could go better than this one."""
-    return attempt < TRIES and batches(args, attempt + 1) is not None
+    return attempt < TRIES and batches(as_chosen(args, run), attempt + 1) is not None
 
 
 def eased(args: TrainArgs, run: Run, report: Report, attempt: int) -> TrainArgs:
@@ -52,6 +69,7 @@ def eased(args: TrainArgs, run: Run, report: Report, attempt: int) -> TrainArgs:
     """
     if attempt == 1:
         return args
+    args = as_chosen(args, run)
     before, now = batches(args, attempt - 1), batches(args, attempt)
     if before is None or now is None:
         raise ResourceError("Out of memory with one row at a time.", ADVICE)

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from data import against
 from engine.contract.adapters import Lora
 from engine.contract.args import TrainArgs
 from engine.contract.errors import ArgsError, ModelError, Problem
@@ -58,12 +59,9 @@ def before(model: Any, args: TrainArgs, start: Start) -> Before:
         return {}
     from engine.model import with_adapter
 
+    if wrong := list(against.continued(start.folder, chosen)):
+        raise ArgsError(wrong)
     attached = with_adapter(model, start.folder)
-    config = attached.peft_config["default"]
-    plain = config.peft_type.value == "LORA" and not (config.use_dora or config.modules_to_save or config.lora_bias)
-    if not plain or config.layer_replication or config.bias != "none":
-        said = f"{chosen.start_from} is more than a plain LoRA adapter, so nothing can be trained on top of it."
-        raise ArgsError([Problem("method.start_from", f"{said} Turn method.on_top off.")])
     found = {
         name.removeprefix("base_model.model."): Pair(
             module.lora_A["default"].weight.detach().float().clone(),

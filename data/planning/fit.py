@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from data.planning.memory import memory
-from data.planning.plan import Plan
 from engine.contract import auto
 from engine.contract.args import TrainArgs
 from engine.contract.errors import ArgsError
 from engine.contract.rules import Here, unmet
 from engine.contract.text import at
+
+if TYPE_CHECKING:
+    from data.planning.plan import Plan
 
 ROOM = 0.95  # of what is free may be planned with
 WORTH = 0.01  # of the memory that is needed: what saves less is not proposed

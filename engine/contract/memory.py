@@ -19,6 +19,14 @@ class Compute(Section):
         when="cpu to keep a GPU free.",
         usual="auto",
     )
+    auto_batch: bool = arg(
+        False,
+        "Takes as many rows at once as the plan says fit into memory, and adds up fewer batches, so that a step keeps "
+        "its rows. On a processor never more than the batch size: more at once are no faster there.",
+        when="On an accelerator, when you don't know what fits.",
+        usual="off",
+        label="Fit the batch",
+    )
     checkpointing: bool | Auto = arg(
         AUTO,
         "Computes activations again instead of keeping them: about a third slower, much less memory.",

@@ -216,6 +216,10 @@ RULES: tuple[Rule, ...] = (
          lambda args: args.compute.loss == "chunked" and (args.launch.shards or args.launch.context_parallel > 1),
          "The output layer is shared out (launch), and the loss in chunks takes it as a whole. Set compute.loss to "
          "auto."),
+    Rule("compute.loss",
+         lambda args: args.compute.loss == "chunked" and bool(args.model.new_tokens) and args.method.adapter,
+         "The output layer learns single tokens (model.new_tokens), and the loss in chunks takes one that is all its "
+         "own. Set compute.loss to auto."),
     Rule("compute.padding_free", lambda args: args.compute.padding_free is True and not args.task.lean,
          "The rows of {args.task.title} (task.kind) come padded. Set compute.padding_free to auto."),
     Rule("compute.padding_free", lambda args: args.compute.padding_free is True and args.compute.loss == "liger",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from transformers import TrainerCallback, set_seed
 
 from data import models, preflight, weights
 from data.render import ChatTemplate
-from engine import apart, beginning, lean, methods, ranks, sharing
+from engine import apart, batching, beginning, lean, methods, ranks, sharing
 from engine.contract import kernels
 from engine.contract.args import TrainArgs
 from engine.contract.auto import Facts, resolved, total_steps
@@ -74,6 +75,8 @@ def run(
 
     report.phase("loading")
     setting = Setting(args, run, report, stop, folder, tokenizer, device, dtype, rows)
+    args = batching.settled(setting)
+    setting = replace(setting, args=args)
     model = recipe.load(setting)
     own_dtype = model.config.dtype
     checks.length(args, model)

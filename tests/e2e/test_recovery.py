@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from app.watch import Watch
 from engine import recovery
-from engine.contract import rundir, start, text
+from engine.contract import machine, rundir, start, text
 from engine.contract.args import TrainArgs
 from engine.contract.errors import ResourceError
 from engine.contract.rundir import Run
@@ -82,9 +83,35 @@ def test_a_step_keeps_its_rows_however_often_the_batch_is_halved(rows: int, accu
     assert [recovery.batches(given, attempt) for attempt in range(1, len(expected) + 1)] == expected
 
 
-def test_tries_are_bounded_by_their_number_and_by_the_batch() -> None:
-    assert [recovery.may_go_on(args("steps.batch_size=16"), attempt) for attempt in (1, 3, 4)] == [True, True, False]
-    assert not recovery.may_go_on(args("steps.batch_size=1"), 1)
+def test_tries_are_bounded_by_their_number_and_by_the_batch(workspace: Path) -> None:
+    run = rundir.make(workspace, "tries", "{}")
+    tries = [recovery.may_go_on(args("steps.batch_size=16"), run, attempt) for attempt in (1, 3, 4)]
+    assert tries == [True, True, False]
+    assert not recovery.may_go_on(args("steps.batch_size=1"), run, 1)
+
+
+def test_a_batch_that_the_plan_chose_is_halved_from_what_it_was(workspace: Path) -> None:
+    run = rundir.make(workspace, "chosen", "{}")
+    given = args("compute.auto_batch=true", "steps.batch_size=1", "steps.accumulation=8")
+    assert not recovery.may_go_on(given, run, 1)  # nothing was chosen yet
+    Report(run).note("The plan takes 8 rows at once.", batch_size=8, accumulation=1)
+    assert recovery.may_go_on(given, run, 1)
+    eased = recovery.eased(given, run, Report(run, attempt=2), 2)
+    assert (eased.steps.batch_size, eased.steps.accumulation, eased.compute.auto_batch) == (4, 2, False)
+    assert events(run, "warning")[0]["text"] == "Memory ran out with 8 rows at once."
+
+
+def test_a_run_takes_as_many_rows_at_once_as_fit_and_learns_the_same(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*GIVEN, "steps.max_steps=2", "data.split=100/0/0", "record.evaluate_every=auto"]
+    plain = train(workspace, *words)
+    monkeypatch.setattr("engine.batching.memory", lambda numbers: machine.Memory(10**9, 10**8))
+    least = train(workspace, *words, "compute.auto_batch=true")
+    [said] = [note for note in events(least, "note") if "batch_size" in note["facts"]]
+    assert said["facts"] == {"batch_size": 1, "accumulation": 4} and "and short" in said["text"]
+    assert losses(least) == pytest.approx(losses(plain), abs=1e-5)
+    assert json.loads(least.env_path.read_text())["args"]["steps"]["batch_size"] == 1
 
 
 def test_an_attempt_after_a_kill_with_one_row_says_that_it_is_at_its_end(workspace: Path) -> None:
