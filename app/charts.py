@@ -22,6 +22,7 @@ POINTS = 1000  # most points of one series that are sent for the picture; small 
 PANELS = {
     "loss": ("Loss", ""),
     "perplexity": ("Perplexity", ""),
+    "accuracy": ("Tokens guessed right", "share"),
     "reward": ("Reward", ""),
     "reward_spread": ("Spread of the reward", ""),
     "alike": ("Questions whose answers are worth the same", "share"),
@@ -142,7 +143,7 @@ class Curve:
         axes only grow; `steps_total` fixes the end of the step axis."""
         panels = []
         aim = self.aim
-        for key, names in sorted(self._panels().items(), key=lambda panel: panel[0] != aim):
+        for key, names in sorted(self._panels().items(), key=lambda panel: panel[0].partition("/")[0] != aim):
             title, unit = PANELS.get(key, (_title(key), ""))
             points = POINTS if key in ("loss", aim) else POINTS // 3
             series = [self._series(name, points) for name in names]
@@ -216,7 +217,7 @@ def _table(values: np.ndarray, bucket: int) -> np.ndarray:
 
 
 def _title(key: str) -> str:
-    words = key.replace("/", " ").replace("_", " ")
+    words = key.replace("reward/", "reward: ").replace("/", " ").replace("_", " ")
     return words[:1].upper() + words[1:]
 
 

@@ -25,21 +25,22 @@
     if (size >= 1000) return Math.round(value).toLocaleString("en-GB");
     return String(Number(value.toPrecision(4)));
   };
-  const short = (value) => {
+  const short = (value, digits = 3) => {
     if (!isFinite(value)) return "–";
     const size = Math.abs(value);
-    if (size !== 0 && size < 1e-3) return value.toExponential(1).replace(".0e", "e");
+    if (size !== 0 && size < 1e-3) return Number(value.toPrecision(digits - 1)).toExponential();
     for (const [unit, name] of [[1e9, "G"], [1e6, "M"], [1e3, "k"]])
-      if (size >= unit) return Number((value / unit).toPrecision(3)) + name;
-    return String(Number(value.toPrecision(3)));
+      if (size >= unit) return Number((value / unit).toPrecision(digits)) + name;
+    return String(Number(value.toPrecision(digits)));
   };
+  const tick = (value) => short(value, 6); // evenly spaced ticks read so: 5.725 is not 5.73
   const duration = (seconds) => {
     const s = Math.round(seconds);
     if (s < 60) return `${s} s`;
     if (s < 3600) return `${Math.floor(s / 60)} min` + (s % 60 ? ` ${s % 60} s` : "");
     return `${Math.floor(s / 3600)} h` + (s % 3600 >= 60 ? ` ${Math.floor((s % 3600) / 60)} min` : "");
   };
-  const along = { step: short, tokens: short, time: duration };
+  const along = { step: tick, tokens: tick, time: duration };
 
   // Bias-corrected exponential mean. The weight is per drawn point of a 500-point run, so that a bucket of many
   // records fades as much as the records in it would, and nothing changes its look when buckets merge.
@@ -153,7 +154,7 @@
       for (const value of ticks(y, log, "y")) {
         const at = this.y(value);
         const label = draw("text", { x: pad.left - 8, y: at + 4, "text-anchor": "end" });
-        label.textContent = short(value);
+        label.textContent = tick(value);
         this.grid.append(draw("line", { x1: pad.left, x2: width - pad.right, y1: at, y2: at }), label);
       }
       for (const value of ticks(x, false, this.axis)) {
