@@ -45,6 +45,12 @@ def main(argv: list[str] | None = None) -> int:
     if load > 0.3 * (os.cpu_count() or 1):
         print(f"The machine is busy (load {load:.1f}): these figures will be worth little.", file=sys.stderr)
     lines: list[Line] = []
+    out, facts = given.out or cache / "bench.json", machine() | {"load": round(load, 1)}
+
+    def keep(more: list[Line]) -> None:
+        found = [asdict(one) | {"ratio": one.ratio} for one in [*lines, *more]]
+        out.write_text(json.dumps({**facts, "steps": given.steps, "lines": found}, indent=1) + "\n", encoding="utf-8")
+
     with tempfile.TemporaryDirectory(prefix="bench-", dir=cache) as folder:
         for part in wanted:
             print(f"Measuring: {part} ...", file=sys.stderr, flush=True)
@@ -61,11 +67,8 @@ def main(argv: list[str] | None = None) -> int:
                 case "tokens":
                     lines += tokens.measure(at, model)
                 case "device":
-                    lines += device.measure(cache / "bench", tuple(given.jobs.split(",")))
-    out = given.out or cache / "bench.json"
-    facts = machine() | {"load": round(load, 1)}
-    found = [asdict(one) | {"ratio": one.ratio} for one in lines]
-    out.write_text(json.dumps({**facts, "steps": given.steps, "lines": found}, indent=1) + "\n", encoding="utf-8")
+                    lines += device.measure(cache / "bench", tuple(given.jobs.split(",")), keep)
+    keep([])
     print(", ".join(f"{key} {value}" for key, value in facts.items()))
     print(table(lines))
     print(f"As JSON: {out}")
@@ -76,7 +79,7 @@ def machine() -> dict[str, Any]:
     """What the figures were measured on."""
     from engine.contract.machine import machine as found
 
-    names = ("torch", "transformers", "trl", "peft", "gradio")
+    names = ("torch", "transformers", "trl", "peft")  # the engine's; a machine that trains may have no page
     processor = platform.processor() or platform.machine()
     try:
         said = Path("/proc/cpuinfo").read_text().splitlines()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -43,17 +44,25 @@ def made(name: str, folder: Path) -> Path:
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     with torch.device(device or "cpu"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    model.save_pretrained(folder)
-    wrapped.save_pretrained(folder)
+    partial = folder.with_name(f".{folder.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial)
+    wrapped.save_pretrained(partial)
+    partial.rename(folder)  # what is here is whole
     del model
     if device and device.type != "cpu":
         torch.accelerator.memory.empty_cache()
     return folder
 
 
-def texts(path: Path, rows: int, tokens: int) -> Path:
-    """`rows` plain texts of `tokens` bytes each, so of as many tokens, but for the one that ends them."""
+def texts(path: Path, rows: int, tokens: int, *, spread: bool = False) -> Path:
+    """`rows` plain texts of `tokens` bytes each, so of as many tokens, but for the one that ends them.
+
+    spread: of all lengths up to that, as rows of people are.
+    """
     words = "the model learns to go on with what it reads and nothing of this means anything "
     text = (words * (tokens // len(words) + 1))[: tokens - 1]
-    path.write_text("\n".join(json.dumps({"text": f"{row % 10}{text[1:]}"}) for row in range(rows)), encoding="utf-8")
+    lengths = [len(text) * (1 + row * 7 % rows) // rows if spread else len(text) for row in range(rows)]
+    lines = [json.dumps({"text": f"{row % 10}{text[1:length]}"}) for row, length in enumerate(lengths)]
+    path.write_text("\n".join(lines), encoding="utf-8")
     return path
