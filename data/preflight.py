@@ -33,6 +33,7 @@ from engine.contract.machine import machine
 from engine.contract.making import Pairs
 from engine.contract.rules import Here, unmet
 from engine.contract.rundir import ENDED, Run
+from engine.contract.solvers import BY_MEASURE
 
 EVERYWHERE = (Path("/"),)
 # A file up to this size is read to its last row; of a larger one only the head: the worker reads the rest.
@@ -324,6 +325,8 @@ def _inherited(args: TrainArgs, parent: Run, workspace: Path) -> Iterator[Proble
     device = Facts(machine())
     was, now = (resolved(grounded(one, workspace), device).model_dump() for one in (before, args))
     own = [f"task.{name}" for name in args.task.lasting if args.task.kind == text.at(was, "task.kind")]
+    if {text.at(one, "optim.schedule") for one in (was, now)} & set(BY_MEASURE):
+        own.append("optim.schedule")  # those keep a state of another kind
     for path in (*INHERITED, *own):
         if text.at(was, path) != text.at(now, path):
             said = f"{parent.id} was trained with another value, and what goes on from it must keep that."

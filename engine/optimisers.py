@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer, get_scheduler
 
 from engine.contract import own
@@ -111,6 +112,19 @@ def schedule(optimiser: Optimizer, args: TrainArgs, config: Any, steps: int) -> 
     elif name == "linear" and least:
         name, given = "polynomial", {"power": 1.0, "lr_end": least}
     return get_scheduler(name, optimiser, warm, steps, scheduler_specific_kwargs=given)
+
+
+def retimed(plan: LambdaLR, peaks: list[float]) -> None:
+    """Put `plan`, which went on from a checkpoint, at these peaks, one for each group, at the step where it is."""
+    plan.base_lrs = peaks
+    now = [peak * share(plan.last_epoch) for peak, share in zip(peaks, plan.lr_lambdas, strict=True)]
+    for group, peak, rate in zip(plan.optimizer.param_groups, peaks, now, strict=True):
+        group["initial_lr"] = peak
+        if isinstance(group["lr"], torch.Tensor):  # which the optimiser holds on to
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+    plan._last_lr = now
 
 
 def _projected(parts: list[dict[str, Any]], wanted: dict[str, Any]) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer, TrainerCallback
 
 from engine import offload, optimisers, ranks, sharing
@@ -93,6 +94,14 @@ class Recording:
             self.lr_scheduler = optimisers.schedule(optimiser, self.arguments, self.args, num_training_steps)
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """As the library does; but the peak of the learning rate is the arguments', not the checkpoint's."""
+        plan = self.lr_scheduler
+        peaks = list(plan.base_lrs) if isinstance(plan, LambdaLR) else []
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint and peaks:
+            optimisers.retimed(plan, peaks)
 
     def compute_loss_context_manager(self) -> Any:
         """Where the loss is computed: here, what the way back needs goes to main memory if the arguments say so."""

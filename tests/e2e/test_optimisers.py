@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import nn
 
+from data import preflight
 from engine import optimisers
-from engine.contract import text
+from engine.contract import rundir, text
 from engine.contract.errors import ArgsError
 from engine.contract.rules import _installed
 from engine.contract.solvers import BY_MEASURE, SCHEDULES, SOLVERS
 from engine.solvers import AdamMini, BlockAdamW
-from tests.e2e.training import losses, train, weights
+from tests.e2e.training import TINY, losses, train, weights
 
 SLOW_TO_START = {"schedule_free_radam": 8}  # steps, while it knows too little of the gradients' sizes
 ELSEWHERE = {"adamw_torch_xla", "adamw_torch_npu_fused", "adamw_anyprecision"}  # devices and packages of other machines
@@ -118,6 +119,30 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(workspace: Path, name: str) 
     assert losses(resumed) == losses(whole)[2:]
     for key, tensor in weights(whole.model_path).items():
         assert torch.equal(tensor, weights(resumed.model_path)[key]), key
+
+
+def test_a_resumed_run_learns_at_the_rate_that_it_is_given(workspace: Path) -> None:
+    common = ["method.rank=4", "record.save_every=2", "optim.warmup=1"]
+    whole = train(workspace, *common)
+    slower = train(workspace, *common, f"resume.run={whole.id}", "resume.checkpoint=step-2", "optim.learning_rate=1e-4")
+    rates = [losses(run, "train/learning_rate") for run in (whole, slower)]
+    assert rates[1] == [pytest.approx(rate / 10, abs=1e-5) for rate in rates[0][2:]]
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["optim.optimiser=sgd", "optim.own={beta1: 0.8}", "optim.layer_decay=0.5", "optim.weight_decay=0.1",
+     "optim.schedule=greedy", "model.quantisation=nf4", "task=pretrain"],
+)  # fmt: skip
+def test_what_the_state_of_an_optimiser_does_not_fit_is_refused_before_a_run_goes_on(
+    workspace: Path, said: str
+) -> None:
+    parent = rundir.make(workspace, "parent", text.dump(text.parse({}, TINY, kind="train")))
+    (parent.checkpoints_path / "step-2").mkdir(parents=True)
+    held = ["data.split=80/20/0"] if "greedy" in said else []
+    args = text.parse({}, [*TINY, f"resume.run={parent.id}", *held, said], kind="train")
+    name = said.partition("=")[0].replace("task", "task.kind")
+    assert name in {problem.path for problem in preflight.problems(args, workspace)}
 
 
 @pytest.mark.parametrize("name", ["reduce_lr_on_plateau", "warmup_stable_decay", *(
