@@ -18,6 +18,7 @@ from engine.contract.adapters import Lora, Tuner
 from engine.contract.args import TrainArgs
 from engine.contract.methods import Freeze
 
+DTYPES = {"f16": "fp16", "f32": "fp32"}  # safetensors' words in ours
 LEVELS: tuple[Level, ...] = ("error", "warning", "note")
 # How long it takes, by what it was told.
 BASIS = {
@@ -34,7 +35,7 @@ def model_line(card: Card | None, waiting: str = "") -> str:
     parts = [
         f"{count(card.parameters)} parameters",
         f"{card.context:,} tokens of context" if card.context else "",
-        card.dtype,
+        DTYPES.get(card.dtype, card.dtype),
         "chat template of its own" if card.template == "own" else "no chat template",
         f"licence {card.licence}" if card.licence else "no licence stated",
         size(card.size),
@@ -116,7 +117,12 @@ def _time(found: Forecast) -> str:
         said = "How long it takes is known after the first steps, or once it is measured."
         return f'<p class="tb-muted">{said}</p>'
     about = f"{count(work.operations)} operations"
-    return f'<p>About <b>{duration(work.seconds)}</b>, {BASIS[work.basis]} <span class="tb-muted">({about})</span></p>'
+    task = found.args.task
+    judged = " What you take to judge the answers comes on top." if task.generates and task.rewards.person else ""
+    return (
+        f"<p>About <b>{duration(max(1.0, work.seconds))}</b>, {BASIS[work.basis]} "
+        f'<span class="tb-muted">({about}){judged}</span></p>'
+    )
 
 
 def _memory(found: Forecast) -> str:

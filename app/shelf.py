@@ -25,6 +25,11 @@ ABOUT = {
     "merged": ("Merged", "A whole model that needs nothing else."),
     "adapter": ("Adapter", "The small difference alone; whoever uses it needs the base."),
 }
+# Why there is no such form of a model.
+MISSING = {
+    "merged": "What was learnt stands before the prompt, not in the weights: there is nothing to merge.",
+    "adapter": "These weights were trained themselves: there is no adapter.",
+}
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ def sizes(ref: str, dtype: str, workspace: Path) -> Sizes:
     adapter = None
     if found.adapter is not None:
         adapter = texts + sum(file.stat().st_size for file in found.adapter.glob("adapter_*"))
-    return Sizes(merged, adapter, shutil.disk_usage(workspace).free)
+    return Sizes(None if found.before_prompt else merged, adapter, shutil.disk_usage(workspace).free)
 
 
 def cards(found: Sizes | None, chosen: str) -> str:
@@ -58,7 +63,7 @@ def cards(found: Sizes | None, chosen: str) -> str:
         octets = getattr(found, form) if found else None
         usable = found is None or octets is not None
         weight = size(octets) if octets else "size unknown until the base is here" if usable and found else "–"
-        why = about if usable else "These weights were trained themselves: there is no adapter."
+        why = about if usable else MISSING[form]
         parts.append(
             f'<button type="button" class="tb-parcel" data-form="{form}" aria-pressed="{str(form == chosen).lower()}"'
             f"{'' if usable else ' disabled'}><strong>{title}</strong><b>{weight}</b><span>{why}</span></button>"

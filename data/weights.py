@@ -37,6 +37,13 @@ class Weights:
     double_quantisation: bool = True
     mends: bool = False
 
+    @property
+    def before_prompt(self) -> bool:
+        """Whether the adapter is learnt tokens or keys before the prompt, which no weights can take in."""
+        if self.adapter is None:
+            return False
+        return "num_virtual_tokens" in json.loads((self.adapter / "adapter_config.json").read_text(encoding="utf-8"))
+
 
 def adapter(ref: str, base: str, workspace: Path) -> Path:
     """The folder of the adapter that `ref` names, which must have been trained from `base`. Raises ModelError."""

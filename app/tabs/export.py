@@ -182,7 +182,8 @@ class Export:
         if args is not None and not any(problem.path == "tuned" for problem in problems):
             sizes = shelf.sizes(args.tuned, args.dtype, self.workspace)
             if getattr(sizes, args.form) is None:
-                problems.append(Problem("form", "These weights were trained themselves: choose merged."))
+                other = next(form for form in shelf.MISSING if form != args.form)
+                problems.append(Problem("form", f"{shelf.MISSING[args.form]} Choose {other}."))
         nothing = not values[0]  # not chosen yet is no mistake
         words = '<p class="tb-muted">Choose a model to export.</p>' if nothing else ""
         if problems and not nothing:
