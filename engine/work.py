@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import traceback
+import warnings
 from pathlib import Path
 
 from engine import launch, ranks, recovery
@@ -127,3 +128,5 @@ def _settle(workspace: Path) -> None:
     # They say at every start that optional kernels, or their own registrations, are not as they like; nobody asked.
     for talker in ("bitsandbytes.backends.cpu.ops", "torchao", "torch.utils._pytree"):
         logging.getLogger(talker).setLevel(logging.ERROR)
+    # peft asks transformers by an old name, at every step of some tasks.
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
