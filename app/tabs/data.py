@@ -31,6 +31,8 @@ from engine.contract.errors import BoardError
 TITLE = "Data"
 PANELS = {"add": "Add data", "columns": "Columns", "keep": "Save and export", "make": "Make rows"}
 POLL_SECONDS = 1.0
+# One click after the other, so that the panel that was asked for last is the one that stands open.
+IN_ORDER: dict[str, Any] = {"concurrency_id": "data-panel", "concurrency_limit": 1}
 
 
 def help_texts() -> dict[str, Help]:
@@ -85,10 +87,14 @@ class Data:
             self.making = Making(self.board)
         self.making.begins_with(self.choice, buttons["make"])
         for name, button in buttons.items():
-            button.click(lambda now, name=name: "" if now == name else name, self.panel, self.panel, **QUIET)
+            button.click(
+                lambda now, name=name: "" if now == name else name, self.panel, self.panel,
+                trigger_mode="multiple", **IN_ORDER, **QUIET,
+            )  # fmt: skip
         self.panel.change(
-            lambda now: [gr.Column(visible=name == now) for name in panels], self.panel, list(panels.values()), **QUIET
-        )
+            lambda now: [gr.Column(visible=name == now) for name in panels], self.panel, list(panels.values()),
+            **IN_ORDER, **QUIET,
+        )  # fmt: skip
 
     # Events
 
