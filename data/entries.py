@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from data.mapping import Mapping, Role
 from engine.contract.errors import DataError
 
 LIST = "datasets.yaml"
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where the platform has it: lists are read at each visit
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where the platform has it
 PATCHES = "patches"
 MISTAKES = {
     "extra_forbidden": "there is no such field",
@@ -179,11 +180,17 @@ def _stated(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        stated = yaml.load(file.read_text(encoding="utf-8"), Loader=LOADER) or {}
+        stated = _read(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DataError(f"the list of datasets is not valid YAML: {error}.", "Mend or remove it.", file=file) from None
     if not isinstance(stated, dict):
         raise DataError(
             "the list of datasets must map names to entries.", "Write `name:` and below it `path: ...`.", file=file
         )
-    return stated
+    return dict(stated)
+
+
+@lru_cache(maxsize=8)
+def _read(text: str) -> Any:
+    """What a list says: taken apart once for each wording, as a list is read at every look at any dataset."""
+    return yaml.load(text, Loader=LOADER) or {}
