@@ -1,7 +1,8 @@
 """The same training for less time and memory: each means where the model allows it, and the reason where it does not.
 
 Rows without padding (`apart.py`), a loss without logits of tokens that are not trained (`likelihood.py`), adapters in
-one step of arithmetic (`lowrank.py`). Knows no task: a task says by `lean` that its batches are plain rows.
+one step of arithmetic (`lowrank.py`), and layers that leave less in memory (`pieces.py`). Knows no task: a task says
+by `lean` that its batches are plain rows.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from engine import apart, likelihood, lowrank
+from engine import apart, likelihood, lowrank, pieces
 from engine.contract.args import TrainArgs
 from engine.contract.errors import ArgsError, Problem
 from engine.methods import decoder_layers
@@ -36,6 +37,10 @@ def made(model: Any, args: TrainArgs, *, rows: bool, say: Callable[[str], None])
     """
     if not _shared_out(args):
         lowrank.fuse(model)
+        if args.compute.offload and args.compute.checkpointing is True:
+            pieces.in_pieces(model)
+        if next(model.parameters()).device.type != "cpu":
+            pieces.fused_norms(model)
     if args.compute.compile:
         for layer in decoder_layers(model):
             layer.compile(dynamic=True)

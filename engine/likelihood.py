@@ -1,6 +1,6 @@
 """The loss of tokens from the hidden states before the output layer: logits exist for a few tokens at a time only.
 
-For a vocabulary of 128,000 the logits of one row of 8,192 tokens take 4 GB in float32; here it is 256 MB at most. The
+For a vocabulary of 128,000 the logits of one row of 8,192 tokens take 4 GB in float32; here it is 128 MB at most. The
 gradient is made on the way forward, while the logits are at hand. Knows no task.
 """
 

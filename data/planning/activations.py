@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from data.planning.shape import Shape
 from data.planning.widths import BYTES
 from engine.contract.args import TrainArgs
-from engine.contract.kernels import logits_at_once
+from engine.contract.kernels import PIECE, logits_at_once
 from engine.contract.methods import Freeze, Full
 
 # The loss in chunks: bytes for each logit with all that its gradient is made of: in fp32, as that of its state, and in
@@ -62,34 +62,41 @@ class Layer:
         return self.norms + self.inputs + self.attention + self.inner + self.adapter
 
 
-def layer(shape: Shape, args: TrainArgs) -> Layer:
+def layer(shape: Shape, args: TrainArgs, device: str = "cpu") -> Layer:
     """What autograd saves in one layer.
 
     Norms work in fp32 and keep their input, and what they multiply where they are trained. Linear layers that read the
     same share what they keep of it; in 16 bits each keeps a copy of its own (autocast), unless all that is trained is
     an adapter, whose arithmetic is one step (engine/lowrank.py). Attention keeps
     queries, keys, values and their mix, and a number a head. The feed-forward keeps gate, its activation, and up.
-    Kernels of liger compute norms and the feed-forward's activation again (Hsu et al., 2024).
+    Kernels of liger compute norms and the feed-forward's activation again (Hsu et al., 2024), and so does torch's own
+    for frozen norms on an accelerator.
     """
     width, whole = BYTES[args.model.dtype], not args.method.adapter
     hidden, mixed, fused = shape.hidden, BYTES[args.model.dtype] < 4, _loss(args) == "liger"
     inner = shape.inner * shape.active
-    norms = 2 * hidden * width if fused else 8 * hidden * (2 if whole else 1)
+    once = fused or (not whole and device != "cpu")
+    norms = 2 * hidden * width if once else 8 * hidden * (2 if whole else 1)
     copies = 5 if mixed and whole else 2
-    inputs = (copies * hidden + shape.queries + inner) * width
+    inputs, into = (copies * hidden + shape.queries) * width, inner * width
     if not whole and not hasattr(args.method, "targets"):
-        inputs = 0  # an adapter that stands beside the layers leaves these nothing to learn from
+        inputs = into = 0  # an adapter that stands beside the layers leaves these nothing to learn from
     mix = 0 if whole else shape.queries * width
     attention = (shape.queries + 2 * shape.values) * width + mix + 4 * shape.heads
-    between = (2 if fused else 3 if shape.gated else 2) * inner * width
+    between = (2 if fused else 3 if shape.gated else 2) * inner * width + into
     rank = getattr(args.method, "rank", 0)
     return Layer(norms, inputs, attention, between, 7 * rank * width)
 
 
-def kept(shape: Shape, args: TrainArgs, *, rows: int, tokens: int, longest: int, layers: int) -> Kept:
+def kept(
+    shape: Shape, args: TrainArgs, *, rows: int, tokens: int, longest: int, layers: int, device: str = "cpu"
+) -> Kept:
     """Bytes of all layers. `tokens` go through this process at once, in `rows` rows of at most `longest`."""
-    width = BYTES[args.model.dtype]
-    one = round(tokens * layer(shape, args).total) + scores(shape, args, rows, longest)
+    width, each = BYTES[args.model.dtype], layer(shape, args, device)
+    # Where the feed-forward works on a piece at a time (engine/pieces.py), of the rest there is its input and output.
+    inside = min(tokens, PIECE) if checkpointed(args) and offloads(args) and shape.experts == 1 else tokens
+    between = inside * each.inner + (2 * tokens * shape.hidden * width if inside < tokens else 0)
+    one = round(tokens * (each.total - each.inner) + between) + scores(shape, args, rows, longest)
     passed = deep(shape, args, layers)
     if not checkpointed(args):
         if not offloads(args):

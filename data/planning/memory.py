@@ -123,7 +123,9 @@ class Step:
     def of(cls, subject: Subject, args: TrainArgs, longest: int, device: str) -> Step:
         rows, split = rows_at_once(args), _split(args)
         tokens = math.ceil(rows * longest / split)
-        found = activations.kept(subject.shape, args, rows=rows, tokens=tokens, longest=longest, layers=subject.depth)
+        found = activations.kept(
+            subject.shape, args, rows=rows, tokens=tokens, longest=longest, layers=subject.depth, device=device
+        )
         logits = activations.logits(subject.shape, args, tokens=tokens, device=device)
         answers = generation(subject, args, longest)
         # Answers are written before they are learnt from: the peak is where more is needed.

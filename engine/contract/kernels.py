@@ -5,8 +5,9 @@ from __future__ import annotations
 from engine.contract.fields import AUTO
 from engine.contract.rules import FLASH, Here
 
-LOGITS, MOST_LOGITS, LOGITS_OF_A_CPU = 2**24, 2**26, 2**22  # 16 MB in float32 stay in a processor's cache
-SHARE = 16  # parts of the loss, at least: it stays small beside what a layer needs
+LOGITS, MOST_LOGITS, LOGITS_OF_A_CPU = 2**24, 2**25, 2**22  # 16 MB in float32 stay in a processor's cache
+PIECE = 4096  # tokens that the feed-forward works on at a time where activations are offloaded
+SHARE = 32  # parts of the loss, at least: it stays small beside what a layer needs
 
 
 def logits_at_once(device: str, whole: int) -> int:

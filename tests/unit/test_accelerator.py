@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 import torch
 
-from engine import apart
+from engine import apart, pieces
 from engine.contract import kernels, machine
 
 
@@ -80,5 +81,50 @@ def test_packed_rows_keep_the_borders_inside_them() -> None:
 
 def test_an_accelerator_takes_more_logits_at_once_where_there_are_many() -> None:
     found = [kernels.logits_at_once("cuda", tokens * 128_256) // 128_256 for tokens in (512, 2048, 8192, 160_000)]
-    assert found == [130, 130, 512, 523]
+    assert found == [130, 130, 256, 261]
     assert kernels.logits_at_once("cpu", 2**40) == 2**22
+
+
+def tiny(kind: str, **more: Any) -> Any:
+    import transformers
+
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=50, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, **more,
+    )  # fmt: skip
+    return getattr(transformers, f"{kind}ForCausalLM")(config)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_the_feed_forward_in_pieces_changes_no_number(monkeypatch: pytest.MonkeyPatch, reentrant: bool) -> None:
+    monkeypatch.setattr(pieces, "PIECE", 4)
+    ids, found = torch.arange(3, 14)[None], []
+    for divided in (False, True):
+        model = tiny("Llama").train()
+        model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+        model.enable_input_require_grads()
+        assert not divided or pieces.in_pieces(model) == 2
+        loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+        loss.backward()
+        found.append((loss.detach(), {name: one.grad for name, one in model.named_parameters()}))
+    (plain, grads), (ours, again) = found
+    assert torch.allclose(ours, plain, atol=1e-6) and grads.keys() == again.keys()
+    for name, grad in grads.items():
+        assert torch.allclose(again[name], grad, atol=1e-6), name
+
+
+def test_norms_in_one_kernel_say_what_they_said() -> None:
+    model = tiny("Llama").requires_grad_(False)
+    ids = torch.arange(3, 14)[None]
+    before = model(input_ids=ids).logits
+    assert pieces.fused_norms(model) == 5
+    assert torch.allclose(model(input_ids=ids).logits, before, atol=1e-5)
+
+
+def test_norms_of_another_formula_and_trained_ones_stay() -> None:
+    gemma = tiny("Gemma").requires_grad_(False)
+    for module in gemma.modules():
+        if "RMSNorm" in type(module).__name__:
+            torch.nn.init.constant_(module.weight, 0.5)
+    assert pieces.fused_norms(gemma) == 0 and pieces.fused_norms(tiny("Llama")) == 0
