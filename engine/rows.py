@@ -47,6 +47,7 @@ from engine.vision import Sight
 SAID_EVERY = 0.5  # seconds between two words on how far the preparation is
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 UNREAD = {"name", "title", "description", "licence", "origin", "patch"}  # of an entry: what its rows don't show
+FOR = {"train": "to train on", "test": "for a test"}  # what a set is for, in words
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class Preparation:
         facts = kept.report
         many = "1 row" if facts.rows_used == 1 else f"{facts.rows_used:,} rows"
         self.report.note(
-            f"{many} {which}: {facts.tokens:,} tokens, {self._learnt(facts)}, "
+            f"{many} {FOR.get(which, which)}: {facts.tokens:,} tokens{self._learnt(facts)}, "
             f"the longest row {facts.longest:,}{'' if kept.made else '; found as they were prepared before'}.",
             rows=facts.rows_used, tokens=facts.tokens, trained_tokens=facts.trained_tokens, which=which,
             made=kept.made,
@@ -129,7 +130,7 @@ class Preparation:
         return kept
 
     def _learnt(self, facts: Outcome) -> str:
-        return "none of them answers" if self.args.task.generates else f"{facts.trained_tokens:,} of them trained"
+        return " of questions" if self.args.task.generates else f", {facts.trained_tokens:,} of them trained"
 
     def write_down(self, train: Kept) -> None:
         """The rows that are held out and those for a test, as files of the run; kept beside the tokens of the others,

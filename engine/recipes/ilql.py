@@ -41,7 +41,7 @@ def beside(setting: Setting, model: Any) -> dict[str, Any]:
     """Further keywords of `Task`."""
     scores = torch.tensor(setting.rows.train["score"], dtype=torch.float64)
     centre, spread = float(scores.mean()), float(scores.std(correction=0))
-    setting.report.note(f"The scores are {centre:.3g} on average, and differ by {spread:.3g}.")
+    setting.report.note(f"The scores are {centre:.3g} on average, with a standard deviation of {spread:.3g}.")
     task = setting.args.task
     assert isinstance(task, Ilql)
     scale = (centre, spread or 1.0) if task.normalise else (0.0, 1.0)
