@@ -167,5 +167,5 @@ def sentence_done(text: str) -> str:
 
 
 def _message(kind: str, role: str, text: str, hint: str) -> str:
-    way_out = f"<p>{escape(hint)}</p>" if hint else ""
+    way_out = "".join(f"<p>{escape(line)}</p>" for line in hint.splitlines())  # several problems: a line for each
     return f'<div class="tb-message tb-{kind}" role="{role}"><strong>{escape(text)}</strong>{way_out}</div>'
