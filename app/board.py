@@ -75,6 +75,8 @@ class Board:
     dataset: gr.State  # name or path of the dataset that is open under Data
     moving: gr.State  # changes when a run starts, ends or goes
     asked: dict[str, gr.State]
+    come: dict[str, gr.State]  # changes whenever somebody comes to that tab
+    moved: dict[str, gr.State]  # changes with `moving` while that tab is on screen
     building: str = ""
     timers: dict[str, list[gr.Timer]] = field(default_factory=dict)
 
@@ -88,23 +90,13 @@ class Board:
         self, look: Callable[..., Any], inputs: Sequence[Any] = (), outputs: Sequence[Any] = (), **more: Any
     ) -> None:
         """Call `look` whenever this tab comes on screen. `more` goes to gradio's listener."""
-        self._on(self.shown.change, look, inputs, outputs, more)
+        self.come[self.building].change(look, list(inputs), list(outputs), **QUIET, **more)
 
     def moves(
         self, look: Callable[..., Any], inputs: Sequence[Any] = (), outputs: Sequence[Any] = (), **more: Any
     ) -> None:
         """Call `look` when some run has started, ended or gone, while this tab is on screen."""
-        self._on(self.moving.change, look, inputs, outputs, more)
-
-    def _on(
-        self, event: Any, look: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any], more: dict[str, Any]
-    ) -> None:
-        here = self.building
-
-        def only_here(shown: str, *given: Any) -> Any:
-            return look(*given) if shown == here else skip(outputs)
-
-        event(only_here, [self.shown, *inputs], list(outputs), **QUIET, **more)
+        self.moved[self.building].change(look, list(inputs), list(outputs), **QUIET, **more)
 
     def asks(self, take: Callable[..., Any], inputs: Sequence[Any] = (), outputs: Sequence[Any] = ()) -> None:
         """Call `take(ref, *inputs)` when another tab sends somebody to this one."""
@@ -117,11 +109,15 @@ class Board:
 
     def jump(self, tab: str, ref: str = "") -> list[Any]:
         """The values for `jump_to(tab)`: show that tab and hand it `ref`."""
-        return [gr.Tabs(selected=tab), tab, Ask(ref, time.time_ns())]
+        return [gr.Tabs(selected=tab), tab, time.time_ns(), Ask(ref, time.time_ns())]
 
     def jump_to(self, tab: str) -> list[Any]:
         """The outputs of an event that jumps to `tab`."""
-        return [self.tabs, self.shown, self.asked[tab]]
+        return [self.tabs, self.shown, self.come[tab], self.asked[tab]]
+
+    def select(self, tab: str) -> Callable[[str], list[Any]]:
+        """What a click on the word of `tab` does; nothing where the page itself has led there."""
+        return lambda shown: [gr.skip(), gr.skip()] if shown == tab else [tab, time.time_ns()]
 
     def has(self, tab: str) -> bool:
         return tab in self.asked
@@ -158,13 +154,16 @@ def page(workspace: Path, allowed: Sequence[Path] = ()) -> gr.Blocks:
         # Outside gr.Tabs, which counts every child as a tab.
         shown, opened, watched, dataset, moving = *(gr.State("") for _ in range(4)), gr.State(())
         asked = {name: gr.State(Ask()) for name in names}
+        come, moved = ({name: gr.State(0) for name in names} for _ in range(2))
         with gr.Tabs(selected=next(iter(names)), elem_id="tb-tabs") as tabs:
-            board = Board(workspace, tuple(allowed), blocks, tabs, shown, opened, watched, dataset, moving, asked)
+            board = Board(
+                workspace, tuple(allowed), blocks, tabs, shown, opened, watched, dataset, moving, asked, come, moved
+            )
             for name, module in names.items():
                 with gr.Tab(module.TITLE, id=name, elem_id=f"tb-tab-{name}") as tab:
                     board.building = name
                     module.build(board)
-                tab.select(lambda name=name: name, None, board.shown, **QUIET)
+                tab.select(board.select(name), board.shown, [board.shown, board.come[name]], **QUIET)
         _connect(board, list(names), pill, meter, address)
     return blocks
 
@@ -185,7 +184,10 @@ def _connect(board: Board, names: list[str], pill: gr.HTML, meter: gr.HTML, addr
         name = name if name in names else names[0]
         run = said.get("run", "")
         opened = [run if name == "runs" else "", run if name == "train" else "", said.get("data", "")]
-        return [gr.Tabs(selected=name), name, *opened]
+        return [gr.Tabs(selected=name), name, *opened, *only(name)]
+
+    def only(shown: str) -> list[Any]:
+        return [time.time_ns() if name == shown else gr.skip() for name in names]
 
     def looked() -> list[Any]:
         moving = [found for found in runs.listed(board.workspace) if found.moving]
@@ -195,8 +197,12 @@ def _connect(board: Board, names: list[str], pill: gr.HTML, meter: gr.HTML, addr
     board.shown.change(shown, board.shown, [clock for _, clock in clocks], **QUIET)
     said = [board.shown, board.opened, board.watched, board.dataset]
     gr.on([state.change for state in said], addressed, said, address, **QUIET)
+    # For the tab on screen alone: an event for each of them would only find out that it is not meant.
+    board.moving.change(only, board.shown, list(board.moved.values()), **QUIET)
     # A click that was made before the answer came goes before it; only the browser knows of it.
-    loaded = board.page.load(arrived, address, [board.tabs, *said], js="() => window.location.search", **QUIET)
+    loaded = board.page.load(
+        arrived, address, [board.tabs, *said, *board.come.values()], js="() => window.location.search", **QUIET
+    )
     loaded.then(None, None, None, js="() => tuneboard.stay()")
     board.page.load(looked, None, [pill, meter, board.moving], **QUIET)
     gr.Timer(FRAME_SECONDS).tick(looked, None, [pill, meter, board.moving], **QUIET)

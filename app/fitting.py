@@ -29,7 +29,7 @@ from engine.contract.rules import Here
 POLL_SECONDS = 1.0
 _errands = Errands(past.KEPT, Measured)
 
-Look = Callable[[Sequence[Any]], Forecast | None]
+Look = Callable[[str], Forecast | None]
 
 
 class Fitting:
@@ -60,25 +60,26 @@ class Fitting:
             gr.Column(visible=False),
         ]
 
-    def connect(self, given: Sequence[Any], shown: Sequence[Any], changed: Callable[..., list[Any]]) -> None:
-        """given: the page's inputs, of which those of the form come last.   shown: what `changed` fills from them."""
-        inputs = self.form.inputs
+    def connect(
+        self, held: gr.Textbox, given: Sequence[Any], shown: Sequence[Any], changed: Callable[..., list[Any]]
+    ) -> None:
+        """held: what the form holds, as text.   given, shown: what `changed` takes, and what it fills."""
         told = [self.asked, self.said, self.measure, self.clock]
-        self.measure.click(self._measure, [self.asked, *inputs], told, **QUIET)
+        self.measure.click(self._measure, [self.asked, held], told, **QUIET)
         self.clock.tick(self._tick, self.asked, told, **QUIET)
         self.asked.change(changed, given, shown, **QUIET, concurrency_id="train-plan", concurrency_limit=1)
-        self.fit.click(self._propose, inputs, [self.proposal, self.diff, self.accept], **QUIET)
-        self.accept.click(self._accept, inputs, [*inputs, self.proposal], **QUIET)
+        self.fit.click(self._propose, held, [self.proposal, self.diff, self.accept], **QUIET)
+        self.accept.click(self._accept, held, [*self.form.inputs, self.proposal], **QUIET)
         self.dismiss.click(lambda: gr.Column(visible=False), None, self.proposal, **QUIET)
 
     # Measuring
 
-    def _measure(self, asked: str, *values: Any) -> list[Any]:
+    def _measure(self, asked: str, held: str) -> list[Any]:
         """Begin, or leave what was begun."""
         if asked:
             _errands.leave(json.loads(asked)["key"], self.workspace)
             return self._ended("")
-        found = self.look(values)
+        found = self.look(held)
         if found is None or found.plan is None:
             return self._ended("")
         key = past.key(found.plan.args)
@@ -111,12 +112,13 @@ class Fitting:
 
     # Making it fit
 
-    def _propose(self, *values: Any) -> list[Any]:
-        found = self.look(values)
+    def _propose(self, held: str) -> list[Any]:
+        found = self.look(held)
         if found is None or found.plan is None:
             return [gr.Column(visible=False), "", gr.skip()]
         fit = fitted(found.plan)
-        return [gr.Column(visible=True), self._diff(fit, found.plan.free, values), gr.Button(visible=bool(fit.changes))]
+        diff = self._diff(fit, found.plan.free, self.form.values(held))
+        return [gr.Column(visible=True), diff, gr.Button(visible=bool(fit.changes))]
 
     def _diff(self, fit: Fit, free: int, values: Sequence[Any]) -> str:
         """Every change with what it saves, as what it was and what it becomes."""
@@ -135,9 +137,9 @@ class Fitting:
             f'<ol class="tb-diff">{items}</ol><p>Then about <b>{size(fit.needed)}</b> of {size(free)} free: {end}</p>'
         )
 
-    def _accept(self, *values: Any) -> list[Any]:
+    def _accept(self, held: str) -> list[Any]:
         """The form with the changes; what was left to `auto` beside them stays there."""
-        found, (args, _) = self.look(values), self.form.checked(values)
+        found, (args, _) = self.look(held), self.form.checked(self.form.values(held))
         if found is None or found.plan is None or args is None:
             return [*(gr.skip() for _ in self.form.inputs), gr.Column(visible=False)]
         fit = fitted(found.plan)

@@ -4,12 +4,16 @@
     form.field("model.path")                     # makes the component where it is called
     form.fields("optim.learning_rate", "steps.epochs")
     form.more()                                  # all that is left, one accordion a section
-    content = form.content(values)               # nested and raw, for engine.contract.text.checked
+    held = form.gathered()                       # one text for all that they hold: the input of every event
+    content = form.content(form.values(text))    # nested and raw, for engine.contract.text.checked
 
 Component ids are `<name>-<path with dashes>`: `train-optim-learning_rate`; those of a variant name it:
 `train-method-lora-rank`. What changes while somebody types (marks, `auto` values, counts of changes, the variant in
 sight) goes through one channel that static/form.js applies, so that no component is redrawn under the cursor.
 A number is typed into a text box: a number box hides nonsense as emptiness, and emptiness means `auto`.
+
+An event has one input and not one for each field: at every word from the server gradio looks up each input of the
+event, and of all events before it, from the root of the page on: a cost that grows with the square of the form.
 It knows no argument by name.
 """
 
@@ -22,6 +26,7 @@ from typing import Any
 
 import gradio as gr
 
+from app.board import QUIET
 from app.theme import Help
 from engine.contract import text
 from engine.contract.errors import ArgsError, Problem
@@ -55,6 +60,7 @@ class Form:
         self.titles = _variant_titles(root)
         self.channel = gr.HTML(html_template="", js_on_load="tuneboard.form(element, props, watch)", padding=False,
                                elem_id=f"{name}-channel", elem_classes="tb-channel")  # fmt: skip
+        self.held = gr.Textbox("", max_lines=1, elem_id=f"{name}-held", elem_classes="tb-channel")
 
     # Building
 
@@ -92,12 +98,27 @@ class Form:
                     for spec in found:
                         self.field(spec.path, spec.variant, elem_classes=["tb-wide"] if _is_wide(spec) else [])
 
+    def gathered(self) -> gr.Textbox:
+        """The one component that holds what all the others hold, as text for `values`; call it once all are made.
+
+        The browser writes it, a section at a time, at each change of a field, and before any other event that such a
+        change brings and that is connected after this call.
+        """
+        parts: dict[tuple[str, str], dict[int, gr.components.Component]] = {}
+        for place, (path, variant) in enumerate(self._keys):
+            parts.setdefault((path.rpartition(".")[0], variant), {})[place] = self.components[path, variant]
+        for part in parts.values():
+            fields = list(part.values())
+            js = f"(...values) => tuneboard.held({json.dumps(self.name)}, {list(part)}, values)"
+            gr.on([field.change for field in fields], None, fields, self.held, js=js, **QUIET)
+        return self.held
+
     def id(self, spec: Spec) -> str:
         return component_id(self.name, spec)
 
     @property
     def inputs(self) -> list[gr.components.Component]:
-        """Every component, in the order of the arguments: the inputs of each event, and the outputs of `shown`."""
+        """Every component, in the order of the arguments: the outputs of `shown`."""
         return [self.components[key] for key in self._keys]
 
     @property
@@ -178,6 +199,12 @@ class Form:
         if value is None or (spec.auto and value == AUTO):
             return ""
         return _number(value) if isinstance(value, float) else str(value)
+
+    def values(self, held: str) -> list[Any]:
+        """What each of `inputs` holds, from the text of `gathered`, which leaves out what nobody has touched."""
+        changed = json.loads(held or "{}")
+        return [changed.get(str(place), self.raw(self.specs[key], self.specs[key].default))
+                for place, key in enumerate(self._keys)]  # fmt: skip
 
     def content(self, values: Sequence[Any]) -> dict[str, Any]:
         """What the components hold, nested, for the contract to check; fields of variants not chosen are left out."""

@@ -20,8 +20,8 @@ from app.histogram import histogram
 from app.theme import sentence_error
 from engine.contract.errors import BoardError
 
-Forecasting = Callable[[Sequence[Any]], "Forecast | None"]
-"""From the values of the form to what will happen; None while the form holds something impossible."""
+Forecasting = Callable[[str], "Forecast | None"]
+"""From what the form holds to what will happen; None while the form holds something impossible."""
 # One at a time, so that what was asked for last is shown last.
 IN_ORDER: dict[str, Any] = {"concurrency_id": "train-rows", "concurrency_limit": 1}
 LATEST: dict[str, Any] = {**QUIET, **IN_ORDER, "trigger_mode": "always_last"}
@@ -66,10 +66,10 @@ class RowsView:
         kept = which if which in dict(map(reversed, choices)) else rows.ORDER
         return [lengths, gr.Dropdown(choices, value=kept), choices]
 
-    def connect(self, board: Board, inputs: Sequence[Any], fields: Sequence[Any], outlook: gr.HTML) -> None:
-        """inputs: the form; fields: those of them that decide what rows look like; outlook: where findings stand, whose
+    def connect(self, board: Board, held: gr.Textbox, fields: Sequence[Any], outlook: gr.HTML) -> None:
+        """held: the form, as text; fields: those that decide what rows look like; outlook: where findings stand, whose
         `select` brings the kind of one to look at."""
-        asked, shown = [self.page, self.which, self.number, *inputs], [self.seen, self.place, self.page]
+        asked, shown = [self.page, self.which, self.number, held], [self.seen, self.place, self.page]
         board.opens(self._show, asked, shown, **IN_ORDER)
         gr.on([field.change for field in fields], self._show, asked, shown, **LATEST)
         self.number.change(self._show, asked, shown, **LATEST)
@@ -81,18 +81,18 @@ class RowsView:
                 lambda page, *values, step=step: self._show(page + step, *values), asked, shown, **QUIET, **IN_ORDER
             )
         # First what is to be shown, then the rows: so that they are those that the components say.
-        outlook.select(self._reveal, inputs, [self.whole, self.which, self.number, self.page], **QUIET).then(
+        outlook.select(self._reveal, held, [self.whole, self.which, self.number, self.page], **QUIET).then(
             self._show, asked, shown, **QUIET, **IN_ORDER
         ).then(None, None, None, js=IN_SIGHT)
 
-    def _reveal(self, picked: gr.EventData, *values: Any) -> list[Any]:
+    def _reveal(self, picked: gr.EventData, held: str) -> list[Any]:
         """Somebody wants to see the rows of a finding."""
         which = str(picked.kind)
-        choices = rows.choices(self.forecast(values))
+        choices = rows.choices(self.forecast(held))
         return [gr.Accordion(open=True), gr.Dropdown(choices, value=which), "", 0]
 
-    def _show(self, page: int, which: str, number: str | None, *values: Any) -> list[Any]:
-        found = self.forecast(values)
+    def _show(self, page: int, which: str, number: str | None, held: str) -> list[Any]:
+        found = self.forecast(held)
         if found is None:
             return [sentence_error("The rows cannot be shown yet.", "Mend the fields that are marked."), "", page]
         if found.problems:

@@ -1,5 +1,5 @@
 // Applies what app/form.py says about a form: wrong fields, what auto comes to, counts of changes, variants in sight.
-// Touches only classes, attributes and placeholders, so nothing is redrawn under the cursor. Knows no argument by name.
+// Gathers what its fields hold. Touches only classes, attributes and placeholders, so nothing is redrawn under the cursor. Knows no argument by name.
 (() => {
   function form(element, props, watch) {
     let said = null;
@@ -48,5 +48,13 @@
       requestAnimationFrame(() => { waiting = false; apply(); });
     }).observe(document.body, { childList: true, subtree: true });
   }
-  window.tuneboard = { ...window.tuneboard, form };
+
+  // What all fields of a form hold, by their places in it, as one text: some of them have changed.
+  const all = {};
+  const held = (name, places, values) => {
+    const own = (all[name] ??= {});
+    places.forEach((place, index) => { own[place] = values[index]; });
+    return JSON.stringify(own);
+  };
+  window.tuneboard = { ...window.tuneboard, form, held };
 })();

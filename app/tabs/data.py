@@ -260,7 +260,7 @@ class Data:
 
     def _train(self, draft: str, choice: str) -> list[Any]:
         """To Train with this dataset chosen; columns that were changed are kept, for they are what is to be trained."""
-        stay = [gr.skip()] * 4
+        stay = [gr.skip()] * 5
         if not draft:
             return [*stay, sentence_error("No dataset is open.", "Choose one first.")]
         entry = dataset.entry(draft)

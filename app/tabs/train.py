@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from app.form import Form
 from app.look import RowsView
 from app.theme import Help, sentence_error
 from data import models, registry, render
-from engine.contract import auto, machine, text
+from engine.contract import auto, kernels, machine, text
 from engine.contract.args import TrainArgs
 from engine.contract.clusters import CLUSTERS
 from engine.contract.errors import BoardError
@@ -64,8 +65,10 @@ SHOW = """element.addEventListener('click', event => {
 
 
 def help_texts() -> dict[str, Help]:
-    """What the (i) of each field says."""
-    return Form.help_of(TrainArgs, "train") | catalogue.HELP
+    """What the (i) of each field says, and why `auto` comes to that attention on this machine."""
+    texts = Form.help_of(TrainArgs, "train") | catalogue.HELP
+    asked, (_, why) = texts["train-model-attention"], kernels.attention(AUTO, Here.of(AUTO))
+    return texts | {"train-model-attention": replace(asked, what=f"{asked.what} Here: {why}")}
 
 
 def build(board: Board) -> None:
@@ -79,9 +82,12 @@ class Train:
         self.board, self.workspace, self.allowed = board, board.workspace, board.allowed
         decided = auto.resolved(TrainArgs(), auto.Facts(machine.machine(), 1))
         args, here = TrainArgs(), Here.of(AUTO)
+        kernel = kernels.attention(AUTO, here)[0] or "sdpa"
+        beside = {("model.attention", AUTO): kernel}
         self.form = Form(
-            TrainArgs, "train", self._offered(), decided, lambda path, choice: lacking(args, path, choice, here)
-        )
+            TrainArgs, "train", self._offered(), decided,
+            lambda path, choice: beside.get((path, choice)) or lacking(args, path, choice, here),
+        )  # fmt: skip
         with gr.Row(elem_classes="tb-columns"):
             with gr.Column(scale=5, min_width=560):
                 self._left()
@@ -153,31 +159,30 @@ class Train:
 
     def _connect(self) -> None:
         board, form = self.board, self.form
-        inputs, look = form.inputs, self.look
+        fields, held, look = form.inputs, form.gathered(), self.look
         self.counting = board.timer(COUNT_SECONDS)
         shown = [form.channel, self.model_line, self.data_line, self.outlook, self.start, self.holds, *look.offers,
                  self.counting, *self.fitting.outputs]  # fmt: skip
-        given = [look.offered, look.which, *inputs]
-        # `change` and not `input`, which gradio loses when a text box is filled at one stroke, as by pasting.
-        gr.on([field.change for field in inputs], self._changed, given, shown, **AS_YOU_TYPE, **IN_ORDER)
+        given = [look.offered, look.which, held]
+        held.change(self._changed, given, shown, **AS_YOU_TYPE, **IN_ORDER)
         offered = [form.components[key, ""] for key in ("model.path", "data.train")]
         board.opens(self._refreshed, given, [*offered, *shown], **IN_ORDER)
         board.moves(self._changed, given, shown, **IN_ORDER)
         self.downloads.follows(form.components["model.path", ""])
         self.models.list.select(self.models.picked, None, form.components["model.path", ""], **QUIET)
-        form.components["model.path", ""].change(self._choices, inputs, form.dropdowns, **AS_YOU_TYPE)
+        form.components["model.path", ""].change(self._choices, held, form.dropdowns, **AS_YOU_TYPE)
 
         own = {(f"task.{name}", kind(task)) for task in sections(Task) for name in task.decides}
         own |= {(path, "") for path in ROWS_DEPEND_ON}
         decisive = [field for (path, variant), field in form.components.items()
                     if (path, variant) in own or (path.rpartition(".")[0], variant) in own]  # fmt: skip
-        self.fitting.connect(given, shown, self._changed)
-        look.connect(board, inputs, decisive, self.outlook)
+        self.fitting.connect(held, given, shown, self._changed)
+        look.connect(board, held, decisive, self.outlook)
         self.counting.tick(self._counted, given, shown, **QUIET, **IN_ORDER)
 
         clock = board.timer(WATCH_SECONDS)
         swap = [self.plan, self.live_card]
-        self.start.click(self._start, inputs, [board.watched, board.opened, *swap, self.said], **QUIET).then(
+        self.start.click(self._start, held, [board.watched, board.opened, *swap, self.said], **QUIET).then(
             self.view.refresh, [board.watched, self.view.watch], self.view.outputs, **QUIET
         )
         board.watched.change(self._swapped, board.watched, [*swap, clock], **QUIET).then(
@@ -191,9 +196,9 @@ class Train:
         base = [form.components[key, ""] for key in ("method.kind", "model.quantisation")]
         self.qlora.click(lambda: ("lora", "nf4"), None, base, **QUIET)
         previewed = [self.previewed, self.yaml, self.place, self.command, self.said]
-        gr.on([self.preview.click, self.place.input], self._preview, [self.place, *inputs], previewed, **QUIET)
-        self.save.click(self._save, inputs, [self.saved, self.said], **QUIET)
-        everything = [*inputs, self.said]
+        gr.on([self.preview.click, self.place.input], self._preview, [self.place, held], previewed, **QUIET)
+        self.save.click(self._save, held, [self.saved, self.said], **QUIET)
+        everything = [*fields, self.said]
         self.load.upload(self._load, self.load, everything, **QUIET)
         board.asks(self._asked, (), [*everything, board.watched])
         for name, button in self.view.buttons.items():
@@ -212,21 +217,22 @@ class Train:
             "templates": ["auto", *render.names()],
         }
 
-    def _refreshed(self, *values: Any) -> list[Any]:
+    def _refreshed(self, *given: Any) -> list[Any]:
         """Somebody comes to the tab: new models and datasets are offered, and free memory is looked at again."""
         offered = self._offered()
-        return [gr.Dropdown(offered["models"]), gr.Dropdown(offered["datasets"]), *self._changed(*values)]
+        return [gr.Dropdown(offered["models"]), gr.Dropdown(offered["datasets"]), *self._changed(*given)]
 
-    def _found(self, values: Sequence[Any]) -> forecast.Forecast | None:
-        args, _ = self.form.checked(values)
+    def _found(self, held: str) -> forecast.Forecast | None:
+        args, _ = self.form.checked(self.form.values(held))
         return forecast.look(args, self.workspace, self.allowed) if args else None
 
-    def _choices(self, *values: Any) -> Any:
-        found = self._found(values)
+    def _choices(self, held: str) -> Any:
+        found = self._found(held)
         return self.form.relabelled(found.args if found else None)
 
-    def _changed(self, offered: Any, which: str, *values: Any, counted: str = "") -> list[Any]:
+    def _changed(self, offered: Any, which: str, held: str, counted: str = "") -> list[Any]:
         """Everything that follows from what the form holds; called on every key."""
+        values = self.form.values(held)
         args, problems = self.form.checked(values)
         found = forecast.look(args, self.workspace, self.allowed) if args else None
         problems = [*problems, *(found.problems if found else ())]
@@ -252,12 +258,12 @@ class Train:
             *self.fitting.offer(found if not words else None),
         ]  # fmt: skip
 
-    def _counted(self, offered: Any, which: str, *values: Any) -> list[Any]:
+    def _counted(self, offered: Any, which: str, held: str) -> list[Any]:
         """While the page shows a sample: see to it that all rows are counted, and say how far that is."""
-        found, counted = self._found(values), ""
+        found, counted = self._found(held), ""
         if found and found.question and not found.problems:
             counted = counting.ask(found.question, found.args, self.workspace)
-        return self._changed(offered, which, *values, counted=counted)
+        return self._changed(offered, which, held, counted)
 
     def _sees(self, model: dict[str, Any]) -> bool:
         """Whether the model that is named takes pictures, as far as it is on this machine."""
@@ -291,9 +297,9 @@ class Train:
             fill |= entry.fill
         return chosen, fill
 
-    def _start(self, *values: Any) -> list[Any]:
+    def _start(self, held: str) -> list[Any]:
         try:
-            args = self._usable(values)
+            args = self._usable(held)
             found = forecast.look(args, self.workspace, self.allowed)
             rows = found.rows.sequences if found.rows and found.rows.exact else 0
             run = runs.start_training(self.workspace, args, rows=rows, allowed=self.allowed)
@@ -301,10 +307,10 @@ class Train:
             return [*(gr.skip() for _ in range(4)), sentence_error(problem.text, problem.hint)]
         return [run.id, run.id, gr.Column(visible=False), gr.Column(visible=True), ""]
 
-    def _usable(self, values: Sequence[Any]) -> TrainArgs:
-        args, problems = self.form.checked(values)
+    def _usable(self, held: str) -> TrainArgs:
+        args, problems = self.form.checked(self.form.values(held))
         if args is None:
-            raise BoardError("The arguments are not usable yet.", " ".join(problem.text for problem in problems))
+            raise BoardError("The arguments are not usable yet.", "\n".join(problem.text for problem in problems))
         return args  # type: ignore[no-any-return]
 
     def _swapped(self, watched: str) -> list[Any]:
@@ -316,16 +322,16 @@ class Train:
         run = runs.opened(self.workspace, watched)
         return [*shown, gr.skip() if run and run.state() in runs.MOVING else gr.Timer(active=False)]
 
-    def _unload(self, *values: Any) -> list[Any]:
+    def _unload(self, *given: Any) -> list[Any]:
         for found in runs.listed(self.workspace):
             if found.kind == "serve" and found.moving:
                 runs.stop(found.run)
-        return self._changed(*values)
+        return self._changed(*given)
 
-    def _preview(self, place: str, *values: Any) -> list[Any]:
+    def _preview(self, place: str, held: str) -> list[Any]:
         """The arguments as a file, and the command or the job that starts them in a place."""
         try:
-            args = self._usable(values)
+            args = self._usable(held)
         except BoardError as problem:
             return [gr.Column(visible=False), "", gr.skip(), "", sentence_error(problem.text, problem.hint)]
         if place == HERE and args.launch.machines > 1:
@@ -333,9 +339,9 @@ class Train:
         told = ledger.command(args, self.workspace) if place == HERE else CLUSTERS[place](args)
         return [gr.Column(visible=True), text.dump(args), place, told, ""]
 
-    def _save(self, *values: Any) -> list[Any]:
+    def _save(self, held: str) -> list[Any]:
         try:
-            args = self._usable(values)
+            args = self._usable(held)
         except BoardError as problem:
             return [gr.skip(), sentence_error(problem.text, problem.hint)]
         name = f"{re.sub(r'[^A-Za-z0-9]+', '-', args.name).strip('-') or 'args'}.yaml"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import gradio as gr
@@ -214,3 +215,25 @@ def test_a_field_and_a_whole_section_can_be_put_out_of_sight():
     said = json.loads(form.news(form.shown(TrainArgs()), (), away={"data.fill": False, "vision": True}))
     assert said["away"] == {"x-data-fill": False, "x-more-vision": True}
     assert "x-more-vision" in form.accordions
+
+
+def test_what_nobody_has_touched_is_not_in_the_text_and_has_its_default(form):
+    places = [component.elem_id for component in form.inputs]
+    place = places.index("x-method-lora-rank")
+    assert form.values("") == held(form)
+    assert form.values(json.dumps({str(place): "7"})) == held(form, method__lora__rank="7")
+
+
+def test_every_field_is_gathered_once_and_by_its_own_place():
+    with gr.Blocks() as page:
+        form = Form(TrainArgs, "x", OFFERED)
+        form.more()
+        form.gathered()
+    events = [one for one in page.config["dependencies"] if one["outputs"] == [form.held._id]]
+    told = {}
+    for event in events:
+        places = json.loads(re.search(r"\[.*\]", event["js"])[0])
+        assert not event["backend_fn"] and {target[0] for target in event["targets"]} == set(event["inputs"])
+        told |= dict(zip(places, event["inputs"], strict=True))
+    assert told == {place: component._id for place, component in enumerate(form.inputs)}
+    assert sum(len(event["inputs"]) for event in events) == len(form.inputs)
