@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import yaml
 
+from app.charts import PANELS
 from app.live import duration
 from app.outlook import size
 from app.runs import Summary
@@ -39,14 +40,17 @@ def listing(found: Sequence[Summary], opened: str) -> str:
 def item(one: Summary) -> str:
     """One line of the list: the name and state, what it is, and how it went."""
     took = duration(one.seconds) if one.seconds is not None else ""
-    best = f"loss {one.best_loss:.3g}" if one.best_loss is not None else ""
-    if one.best_reward is not None:
-        best = f"reward {one.best_reward:.3g}"
+    key, value = (one.aim, one.best) if one.best is not None else ("loss", one.best_loss)
+    best = f"{key} {_number(key, value)}" if value is not None else ""
     about = " · ".join(filter(None, (best, took, one.about)))  # what is cut where it is narrow comes last
     return (
         f'<span class="tb-item-top"><strong>{escape(one.title)}</strong>{pill(one.state)}</span>'
         f'<span class="tb-item-about"><span>{escape(about)}</span><time>{when(one.began)}</time></span>'
     )
+
+
+def _number(key: str, value: float) -> str:
+    return f"{value:.0%}" if PANELS.get(key, ("", ""))[1] == "share" else f"{value:.3g}"
 
 
 def _words(one: Summary) -> str:

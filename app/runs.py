@@ -26,13 +26,12 @@ from engine.contract.rundir import runs as folders
 
 MOVING: tuple[State, ...] = ("queued", "running")
 KEPT = 2000  # summaries held in memory
-BEST = {"eval/loss": min, "train/loss": min, "eval/reward": max, "train/reward": max}
 
 
 @dataclass(frozen=True)
 class Summary:
-    """One line of the list of runs. `best_loss` is the lowest held-out loss, or else the lowest training loss;
-    `best_reward` is the highest reward, likewise, where that is what the run works on.
+    """One line of the list of runs. `best_loss` is the lowest held-out loss, or else the lowest training loss; `best`
+    is likewise the best of `aim`, the metric that says how well such a run went.
 
     `seconds` is how long it has worked so far or worked in all, `began` when it was asked for (Unix seconds);
     `args` is None when its arguments are of another version.
@@ -46,7 +45,8 @@ class Summary:
     began: float
     seconds: float | None
     best_loss: float | None
-    best_reward: float | None
+    aim: str
+    best: float | None
 
     @property
     def id(self) -> str:
@@ -151,7 +151,8 @@ def _summary(seen: _Seen) -> Summary:
         began=status["queued_at"] / 1e9 if "queued_at" in status else written / 1e9,
         seconds=max(0.0, (end or time.time()) - start) if start else None,
         best_loss=seen.best.get("eval/loss", seen.best.get("train/loss")),
-        best_reward=seen.best.get("eval/reward", seen.best.get("train/reward")),
+        aim=_aim(seen.args),
+        best=seen.best.get(f"eval/{_aim(seen.args)}", seen.best.get(f"train/{_aim(seen.args)}")),
     )
     if state in ENDED:
         seen.ended = (stamp, found)
@@ -173,12 +174,18 @@ def _kind_of(run: Run) -> str:
     return str(content.get("kind", "")) if isinstance(content, dict) else ""
 
 
+def _aim(args: AnyArgs | None) -> str:
+    return args.task.aim if isinstance(args, TrainArgs) else "loss"
+
+
 def _read_best(seen: _Seen) -> None:
     for record in seen.metrics.records():
-        for name, better in BEST.items():
-            value = (record.get("values") or {}).get(name)
-            if isinstance(value, (int, float)):
-                seen.best[name] = better(value, seen.best.get(name, value))
+        values = record.get("values") or {}
+        for key in {"loss", _aim(seen.args)}:
+            better = min if key == "loss" else max
+            for name in (f"eval/{key}", f"train/{key}"):
+                if isinstance(value := values.get(name), (int, float)):
+                    seen.best[name] = better(value, seen.best.get(name, value))
 
 
 def last_sign(run: Run) -> float:

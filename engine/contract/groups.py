@@ -15,6 +15,7 @@ class Group(Learning):
     """What both have: questions, groups of answers to each, rewards, and how far a step may go."""
 
     takes: ClassVar[tuple[str, ...]] = ("prompt", "conversation")
+    aim: ClassVar[str] = "reward"
     generates: ClassVar[bool] = True
     steady: ClassVar[bool] = True
     gentle: ClassVar[bool] = True

@@ -19,6 +19,7 @@ class Learning(Section):
     lean: whether its batches are plain rows, which may come without padding and whose loss may be taken in chunks.
     gentle: whether a tenth of the usual learning rate is enough, since it knows only differences, easily widened.
     step_rows: rows per optimiser step when nobody says: enough to smooth the gradient, few enough to learn from little.
+    aim: the metric that says how well it went: `loss`, or one that is the better the higher.
     head: what stands on the model: `lm` (the next token), `score` (one number for a text), or `value` (both).
     lasting: the fields that a run that goes on from another must leave as they were.
     decides: the fields on which it depends which rows are trained on, and what tokens they become.
@@ -31,6 +32,7 @@ class Learning(Section):
     lean: ClassVar[bool] = False
     gentle: ClassVar[bool] = False
     step_rows: ClassVar[int] = 4
+    aim: ClassVar[str] = "loss"
     head: ClassVar[str] = "lm"
     lasting: ClassVar[tuple[str, ...]] = ()
     decides: ClassVar[tuple[str, ...]] = ()

@@ -73,6 +73,7 @@ class Reward(Learning):
 
     title: ClassVar[str] = "Reward"
     takes: ClassVar[tuple[str, ...]] = ("preference",)
+    aim: ClassVar[str] = "preferred"
     head: ClassVar[str] = "score"
     kind: Literal["reward"] = "reward"
 
@@ -101,6 +102,7 @@ class Dpo(Learning):
 
     title: ClassVar[str] = "DPO"
     takes: ClassVar[tuple[str, ...]] = ("preference",)
+    aim: ClassVar[str] = "preferred"
     reference: ClassVar[bool] = True
     steady: ClassVar[bool] = True
     gentle: ClassVar[bool] = True
@@ -183,6 +185,7 @@ class Simpo(Learning):
 
     title: ClassVar[str] = "SimPO"
     takes: ClassVar[tuple[str, ...]] = ("preference",)
+    aim: ClassVar[str] = "preferred"
     gentle: ClassVar[bool] = True
     kind: Literal["simpo"] = "simpo"
 
@@ -209,6 +212,7 @@ class Orpo(Learning):
 
     title: ClassVar[str] = "ORPO"
     takes: ClassVar[tuple[str, ...]] = ("preference",)
+    aim: ClassVar[str] = "preferred"
     gentle: ClassVar[bool] = True
     kind: Literal["orpo"] = "orpo"
 
@@ -228,6 +232,7 @@ class Cpo(Learning):
 
     title: ClassVar[str] = "CPO"
     takes: ClassVar[tuple[str, ...]] = ("preference",)
+    aim: ClassVar[str] = "preferred"
     gentle: ClassVar[bool] = True
     kind: Literal["cpo"] = "cpo"
 
@@ -257,6 +262,7 @@ class Kto(Learning):
 
     title: ClassVar[str] = "KTO"
     takes: ClassVar[tuple[str, ...]] = ("feedback",)
+    aim: ClassVar[str] = "agreed"
     reference: ClassVar[bool] = True
     steady: ClassVar[bool] = True
     gentle: ClassVar[bool] = True

@@ -17,6 +17,7 @@ class Ppo(Learning):
 
     title: ClassVar[str] = "PPO"
     takes: ClassVar[tuple[str, ...]] = ("prompt", "conversation")
+    aim: ClassVar[str] = "reward"
     reference: ClassVar[bool] = True
     generates: ClassVar[bool] = True
     steady: ClassVar[bool] = True

@@ -103,13 +103,20 @@ class TestList:
         assert (alone.best_loss, both.best_loss) == (1.5, 2.2)
         assert alone.seconds == 60
 
-    def test_a_run_that_works_on_a_reward_is_listed_with_the_highest(self, tmp_path):
-        run = a_run(tmp_path, losses=(0.1,))
+    @pytest.mark.parametrize(
+        ("task", "metric", "said"), [("grpo", "reward", "reward 0.75"), ("dpo", "preferred", "preferred 75%")]
+    )
+    def test_a_run_is_listed_by_what_its_task_aims_at(self, tmp_path, task, metric, said):
+        run = a_run(tmp_path, losses=(0.1,), task={"kind": task})
+        assert "loss 0.1" in ledger.item(runs.summary(run))  # until there is something to say of its aim
         journal = events.Journal(run.metrics_path)
-        for step, reward in enumerate((0.25, 0.75, 0.5), start=2):
-            journal.write(events.Metrics(step, 0.2, {"train/loss": 0.1, "train/reward": reward}))
+        for step, value in enumerate((0.25, 0.75, 0.5), start=2):
+            journal.write(
+                events.Metrics(step, 0.2, {"train/loss": 0.1, f"train/{metric}": 1.0, f"eval/{metric}": value})
+            )
+        write_json(run.status_path, run.status() | {"updated": 1})
         found = runs.summary(run)
-        assert "reward 0.75" in ledger.item(found) and "loss" not in ledger.item(found)
+        assert said in ledger.item(found) and "loss" not in ledger.item(found)
 
     def test_a_run_is_newest_first_and_gone_when_its_folder_is(self, tmp_path):
         first, second = a_run(tmp_path, name="one"), a_run(tmp_path, name="two")
