@@ -87,13 +87,15 @@ def ranks(run: Run) -> Callable[[], list[psutil.Process]]:
 
 def test_two_processes_draw_the_curve_of_one_with_the_same_effective_batch(alone: Run, two: Run) -> None:
     assert losses(two) == pytest.approx(losses(alone), abs=1e-5)
+    assert losses(two, "train/accuracy") == pytest.approx(losses(alone, "train/accuracy"), abs=1e-5)
     assert steps(two) == steps(alone)
     for name, tensor in weights(alone.model_path).items():
         torch.testing.assert_close(weights(two.model_path)[name], tensor, atol=1e-5, rtol=1e-4)
 
 
 def test_held_out_loss_is_exact_when_processes_have_unequal_shares(alone: Run, two: Run) -> None:
-    assert losses(two, "eval/loss") == pytest.approx(losses(alone, "eval/loss"), abs=1e-5)
+    for name in ("eval/loss", "eval/accuracy"):
+        assert losses(two, name) == pytest.approx(losses(alone, name), abs=1e-5), name
 
 
 def test_one_process_writes_for_all(alone: Run, two: Run) -> None:
