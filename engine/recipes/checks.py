@@ -43,7 +43,7 @@ def length(args: TrainArgs, model: Any) -> None:
     context = context and context - getattr(args.method, "tokens", 0)  # a learnt prompt takes its part
     if context and args.data.max_length > context:
         raise ArgsError(
-            [Problem("data.max_length", f"{args.data.max_length} is more than the model's context of {context}.")]
+            [Problem("data.max_length", f"{args.data.max_length} is over the model's context of {context}. Lower it.")]
         )
 
 

@@ -162,7 +162,7 @@ def test_check_tells_everything_that_the_machine_lacks_at_once(workspace: Path, 
         "model.template", "data.max_length", "method.targets", "data.train", "data.train", "data.validation",
         "resume.run", "compute.device",
     ]  # fmt: skip
-    assert said[1] == "data.max_length: 1000 is more than the model's context of 256."
+    assert said[1] == "data.max_length: 1000 is over the model's context of 256. Lower it."
     assert "no layer called x_proj. It has down_proj" in said[2] and "empty.jsonl: the file holds no rows" in said[4]
     assert not (workspace / "runs").exists()
 
