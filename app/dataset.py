@@ -103,7 +103,7 @@ def head(entry: Entry) -> Head:
     except DataError as problem:
         if entry.format != formats.AUTO:
             raise
-        raise Unrecognised(problem.text.partition("\n")[0], "Say under Columns how it is laid out.") from None
+        raise Unrecognised(problem.text.partition(":\n")[0] + ".", "Say under Columns how it is laid out.") from None
 
 
 def records(entry: Entry) -> tuple[files.Read, ...]:

@@ -92,7 +92,8 @@ class Languages:
             verb = "is" if len(self._mixed) == 1 else "are"
             pairs = ", ".join(f"{pair} ({count:,})" for pair, count in self._pairs.most_common(3))
             text = f"{rows(len(self._mixed))}{where} {verb} answered in another language than asked in: {pairs}."
-            hint = "A set of translations does so on purpose; else exclude them." if often else "Exclude them, or mend."
+            hint = "A set of translations does so on purpose; else " if often else "Unless that is meant, "
+            hint += "mend such rows, or leave them out."
             yield about("answer_language", "note" if often else "warning", text, self._mixed, hint, "exclude")
         told = sum(map(len, self._rows.values()))
         if told < ROWS:
@@ -102,7 +103,7 @@ class Languages:
             if name != usual and len(numbers) <= FEW * told and len(self._rows[usual]) >= (1 - 2 * FEW) * told:
                 verb = "is" if len(numbers) == 1 else "are"
                 text = f"{rows(len(numbers))}{where} {verb} in {name}, and nearly all others in {usual}."
-                yield about("language", "note", text, numbers, "Exclude them if they came in by mistake.", "exclude")
+                yield about("language", "note", text, numbers, "Leave out what came in by mistake.", "exclude")
 
 
 def language(text: str) -> str:

@@ -195,7 +195,7 @@ def address_of(run: Run) -> str | None:
 
 NOT_LOADED = (
     "No model is loaded that could write the rows.",
-    "Load one in Chat, or say in endpoint.address which server to ask.",
+    "Load one in Chat, or name the server to ask (endpoint.address).",
 )
 
 
