@@ -21,12 +21,10 @@ if TYPE_CHECKING:
 def language_model(setting: Setting) -> Any:
     """A model that says the next token, on the run's device."""
     wanted = setting.args.model
-    # With fsdp a model may not fit into one device: it is shared out from main memory.
-    waits = setting.args.launch.strategy == "fsdp"
     return model_of(
         setting.folder,
         dtype=setting.dtype,
-        device=torch.device("cpu") if waits else setting.device,
+        device=setting.home,
         attention=wanted.attention,
         trust_remote_code=wanted.trust_remote_code,
         quantisation=wanted.quantisation,
@@ -41,7 +39,7 @@ def classifier(setting: Setting) -> Any:
     return classifier_of(
         setting.folder,
         dtype=setting.dtype,
-        device=setting.device,
+        device=setting.home,
         pad_id=setting.tokenizer.pad_token_id,
         attention=wanted.attention,
         trust_remote_code=wanted.trust_remote_code,

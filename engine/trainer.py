@@ -159,7 +159,7 @@ class Recording:
         found = {f"train/{ours}": float(logs[theirs]) for theirs, ours in self.NAMES.items() if theirs in logs}
         return found | {
             "train/tokens_per_second": speed, "train/tokens": seen,
-            "memory/peak_gb": peak_memory() / 1e9,
+            "memory/peak_gb": peak_memory(self.args.device) / 1e9,
         }  # fmt: skip
 
     def _watch_numbers(self, logs: dict[str, float]) -> None:
@@ -320,9 +320,9 @@ def flush(folder: Path) -> None:
             os.close(descriptor)
 
 
-def peak_memory() -> int:
-    """Bytes: the accelerator's peak where there is one, else the process's own."""
-    if torch.accelerator.is_available():
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the peak of the tensors on an accelerator with memory of its own, else of the whole process."""
+    if device.type not in ("cpu", "mps"):  # Apple's devices share the machine's memory, and count no peak
         return int(torch.accelerator.max_memory_allocated())
     import resource
     import sys

@@ -16,6 +16,7 @@ from data.planning.memory import Memory, memory
 from data.planning.past import Measured
 from data.planning.rate import rate
 from data.planning.shape import Subject, named
+from data.planning.widths import PROGRAM
 from engine.contract import auto, machine
 from engine.contract.args import TrainArgs
 
@@ -37,6 +38,7 @@ class Plan:
     measured: Measured | None = None
     earlier: float = 0.0
     batch: str = ""
+    driver: int = 0  # bytes that an accelerator's driver holds beside the tensors, which are all that is measured
 
     @property
     def basis(self) -> Literal["measured", "earlier", "estimate"]:
@@ -49,8 +51,9 @@ class Plan:
     def needed(self) -> float:
         """Bytes at the peak; of two steps that ran out of memory it is known only that they took more than is there."""
         if self.measured:
-            return self.measured.peak if not self.measured.out_of_memory else max(self.memory.total, self.total)
-        return self.earlier or self.memory.total
+            known = self.measured.peak + self.driver
+            return known if not self.measured.out_of_memory else max(self.memory.total, self.total)
+        return self.earlier + self.driver if self.earlier else self.memory.total
 
     @property
     def fits(self) -> bool:
@@ -78,6 +81,7 @@ def planned(
         free=now.free, total=now.total,
         work=_work(args, subject, workspace, rows, known) if rows else None,
         measured=known,
+        driver=0 if device == "cpu" else PROGRAM,
         earlier=past.earlier(args, workspace, past.alike_in_memory).peak,
         batch=chosen.why,
     )  # fmt: skip

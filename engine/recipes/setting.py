@@ -27,3 +27,8 @@ class Setting:
     device: torch.device
     dtype: torch.dtype
     rows: Rows
+
+    @property
+    def home(self) -> torch.device:
+        """Where the model is loaded: with fsdp it may not fit into one device, and is shared out from main memory."""
+        return torch.device("cpu") if self.args.launch.strategy == "fsdp" else self.device

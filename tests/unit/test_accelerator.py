@@ -128,3 +128,28 @@ def test_norms_of_another_formula_and_trained_ones_stay() -> None:
         if "RMSNorm" in type(module).__name__:
             torch.nn.init.constant_(module.weight, 0.5)
     assert pieces.fused_norms(gemma) == 0 and pieces.fused_norms(tiny("Llama")) == 0
+
+
+def test_what_the_driver_holds_is_added_to_what_was_measured_of_tensors() -> None:
+    from data.planning.memory import Memory
+    from data.planning.past import Measured
+    from data.planning.plan import Plan
+
+    given: Any = None
+    plan = Plan(given, given, 1, 8, Memory({"weights": 7}), 100, 100, measured=Measured(peak=90), driver=11)
+    assert plan.needed == 101 and not plan.fits
+    assert Plan(given, given, 1, 8, Memory({"weights": 7}), 100, 100, earlier=80, driver=11).needed == 91
+    assert Plan(given, given, 1, 8, Memory({"weights": 7}), 100, 100, driver=11).needed == 7
+
+
+def test_with_fsdp_the_model_waits_in_main_memory_to_be_shared_out() -> None:
+    from engine.contract import text
+    from engine.recipes.setting import Setting
+
+    def home(*words: str) -> str:
+        args: Any = text.parse({}, ["model=x", "data=y", "launch.processes=2", *words], kind="train")
+        nothing: Any = None
+        rest = [nothing] * 5
+        return str(Setting(args, *rest, torch.device("cuda"), torch.bfloat16, nothing).home)
+
+    assert (home("launch.strategy=fsdp"), home()) == ("cpu", "cuda")
