@@ -103,6 +103,14 @@ def _several(args: TrainArgs) -> bool:
     return accumulation_of(args) > 1
 
 
+def _least_beyond_auto(args: TrainArgs) -> bool:
+    """Whether the lowest rate may not be below a peak on auto, which is lower for large models."""
+    from engine.contract.auto import learning_rate
+
+    peak = learning_rate(args, parameters=10**9)
+    return args.optim.learning_rate == AUTO and peak != AUTO and args.optim.min_learning_rate >= peak
+
+
 def _more_least_than_most(args: TrainArgs) -> bool:
     least, most = args.vision.min_pixels, args.vision.max_pixels
     return isinstance(least, int) and isinstance(most, int) and least > most
@@ -280,6 +288,9 @@ RULES: tuple[Rule, ...] = (
          lambda args: args.optim.schedule in BY_MEASURE and not _measures(args),
          "{args.optim.schedule} looks at the held-out loss, and no row is held out (data.split is {args.data.split}). "
          + MEASURE.replace("turn this off", "choose cosine")),
+    Rule("optim.min_learning_rate", _least_beyond_auto,
+         "{args.optim.min_learning_rate:g} may not be below the peak while that is auto (optim.learning_rate). Give "
+         "the peak too."),
     Rule("optim.warmup", lambda args: args.optim.warmup > 1 and args.optim.warmup != int(args.optim.warmup),
          "{args.optim.warmup} is neither a share (below 1) nor a whole number of steps."),
     # Rows

@@ -273,6 +273,7 @@ def test_badam_trains_one_block_at_a_time_and_keeps_state_for_it_alone() -> None
     (["optim.schedule=reduce_lr_on_plateau", "data.split=100/0/0"], "no row is held out"),
     (["optim.schedule=constant", "optim.min_learning_rate=1e-5"], "has no lowest rate"),
     (["optim.learning_rate=1e-5", "optim.min_learning_rate=1e-4"], "is not below the peak"),
+    (["method=full", "optim.min_learning_rate=2e-5"], "may not be below the peak while that is auto"),
 ])  # fmt: skip
 def test_what_does_not_go_together_is_said_before(words: list[str], said: str) -> None:
     with pytest.raises(ArgsError) as refused:
