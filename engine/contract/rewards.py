@@ -156,6 +156,7 @@ class Rewards(Section):
         "What the reward model's score counts.",
         when="Beside functions, to balance them.",
         usual="0.1 to 1",
+        label="Its weight",
         ge=-1000,
         le=1000,
     )
@@ -164,6 +165,7 @@ class Rewards(Section):
         "Of a text classifier: the class whose log-odds are the score; empty where the model gives one number.",
         when="With a classifier, such as one for sentiment.",
         usual="empty, or POSITIVE",
+        label="Its class",
     )
     person: bool = arg(
         False,
@@ -177,6 +179,7 @@ class Rewards(Section):
         "What your score, from 0 to 1, counts.",
         when="Beside functions, to balance them.",
         usual="1",
+        label="My weight",
         ge=-1000,
         le=1000,
     )
