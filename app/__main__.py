@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import gc
 import ipaddress
 import os
 import socket
@@ -85,6 +86,7 @@ def prepare(workspace: Path) -> None:
     os.environ["GRADIO_TEMP_DIR"] = str(workspace / "cache" / "page")
     os.environ["MPLCONFIGDIR"] = str(workspace / "cache" / "matplotlib")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["GRADIO_DEFAULT_CONCURRENCY_LIMIT"] = "8"  # said by `page.queue`, it would build the whole server anew
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 
@@ -97,11 +99,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(refusal, file=sys.stderr)
         return 2
 
+    # Hardly anything of what is made to start with is garbage; looking for it takes a fifth of the start.
+    gc.disable()
     # Only now: gradio reads the environment when it is imported, and a mistake should not wait for it.
     from app import board, theme
 
     page = board.page(given.workspace, given.allow)
-    page.queue(default_concurrency_limit=8)
     page.launch(
         server_name=given.host,
         server_port=given.port,
@@ -113,6 +116,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _frontend=False,  # gives up when the page takes 3 s, as on a busy machine; that it answers was seen before
         **theme.launch_options(board.help_texts()),
     )
+    gc.freeze()
+    gc.enable()
     where = f"http://{given.host}:{given.port}"
     print(f"Tuneboard is at {where}  (workspace {given.workspace}; Ctrl-C ends the page, not the runs)", flush=True)
     page.block_thread()
