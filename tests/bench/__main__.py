@@ -35,6 +35,9 @@ def main(argv: list[str] | None = None) -> int:
     wanted = given.only.split(",")
     if unknown := sorted(set(wanted) - set(ALL)):
         parser.error(f"--only knows {', '.join(ALL)}, not {', '.join(unknown)}.")
+    jobs = tuple(given.jobs.split(","))
+    if unknown := sorted(set(jobs) - set(device.JOBS)):
+        parser.error(f"--jobs knows {', '.join(device.JOBS)}, not {', '.join(unknown)}.")
     model = given.workspace / "models" / train.MODEL
     if {"train", "alpaca", "tokens"} & set(wanted) and not (model / "config.json").is_file():
         parser.error(f"The demo model is not at {model}. Get it: make model")
@@ -67,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
                 case "tokens":
                     lines += tokens.measure(at, model)
                 case "device":
-                    lines += device.measure(cache / "bench", tuple(given.jobs.split(",")), keep)
+                    lines += device.measure(cache / "bench", jobs, keep)
     keep([])
     print(", ".join(f"{key} {value}" for key, value in facts.items()))
     print(table(lines))

@@ -59,7 +59,8 @@ JOBS = {
                                                       "compute.compile=true"],
                             batches=8, pieces=4, goal="60 % of the device's arithmetic"),
     "8b-qlora-2k": Job("llama-3.1-8b", 1, 2048, [*LORA, *LONG, "method.rank=16", NF4], 6.5e9, "GB", "6.5 GB"),
-    "8b-qlora-4x8k": Job("llama-3.1-8b", 4, 8192, [*LORA, *LONG, "method.rank=16", NF4], 10e9, "GB", "10 GB"),
+    "8b-qlora-4x8k": Job("llama-3.1-8b", 1, 8192, [*LORA, *LONG, "method.rank=16", NF4], 10e9, "GB", "10 GB",
+                         batches=4),  # the effective batch of four, as `plan --fit` makes it
     "8b-mixed": Job("llama-3.1-8b", 4, 2048, [*LORA, *FAST, "method.rank=16"], batches=4, spread=True),
     "8b-mixed-trl": Job("llama-3.1-8b", 4, 2048, [], batches=4, spread=True, goal="ours at least twice as fast"),
     "8b-mixed-plain": Job("llama-3.1-8b", 4, 2048, [*LORA, *PLAIN, "method.rank=16"], batches=4, spread=True,
@@ -153,7 +154,7 @@ def _ours(name: str, job: Job, workspace: Path, most: float) -> list[Line]:
              f"steps.accumulation={job.batches}", f"data.max_length={job.tokens}", *job.said]  # fmt: skip
     plan = made(text.parse({}, words, kind="train"), workspace)
     found = measured(plan.args, workspace)
-    what = f"{name}: {job.rows} x {job.tokens:,} tokens"
+    what = f"{name}: {job.batches} x {job.rows} x {job.tokens:,} tokens"
     on_processor = machine().device == "cpu"  # of an accelerator tensors alone are measured, not what the driver holds
     planned = (plan.memory.total - (0 if on_processor else plan.memory.parts["program"])) / 1e9
     if found.out_of_memory:
@@ -198,7 +199,7 @@ def main(name: str, folder: Path, most: float) -> None:
     else:
         job, workspace = JOBS[name], folder / "device"
         shapes.made(job.shape, workspace / "models" / job.shape)
-        many = max(2, STEPS) * job.rows * job.batches * job.pieces
+        many = 2 * job.rows * job.batches * job.pieces  # two steps, of which each side takes all
         length = job.tokens // job.pieces
         shapes.texts(workspace / "datasets" / f"{name}.jsonl", many, length, spread=job.spread)
         lines = _ours(name, job, workspace, most) if job.said else _trl(name, job, workspace)
