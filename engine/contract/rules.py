@@ -166,6 +166,10 @@ RULES: tuple[Rule, ...] = (
          "{args.task.title} (task.kind) writes answers while it trains, for which every process needs all weights. "
          "Set launch.strategy to ddp or zero2."),
     Rule("launch.strategy",
+         lambda args: args.launch.shards and args.task.head == "value" and not args.task.generates,
+         "{args.task.title} (task.kind) has heads beside the model, and {args.launch.strategy} gathers weights only "
+         "within it. Set launch.strategy to ddp or zero2."),
+    Rule("launch.strategy",
          lambda args: args.launch.shards and args.task.reference and not args.method.adapter,
          "{args.task.title} (task.kind) keeps a second copy of weights that are all trained, and the copy is not "
          "shared out. Set launch.strategy to ddp or zero2, or method.kind to lora."),

@@ -56,6 +56,9 @@ def refused(*words: str) -> list[str]:
         (["launch.processes=2", "launch.strategy=fsdp", "task=grpo"],
          "launch.strategy: GRPO (task.kind) writes answers while it trains, for which every process needs all weights. "
          "Set launch.strategy to ddp or zero2."),
+        (["launch.processes=2", "launch.strategy=fsdp", "task=ilql"],
+         "launch.strategy: ILQL (task.kind) has heads beside the model, and fsdp gathers weights only within it. Set "
+         "launch.strategy to ddp or zero2."),
         (["launch.processes=2", "launch.tensor_parallel=2"],
          "launch.tensor_parallel: transformers cannot save a model split this way so that its training goes on. Set it "
          "to 1, and launch.strategy to fsdp."),
