@@ -31,7 +31,8 @@ KEPT = 2000  # summaries held in memory
 @dataclass(frozen=True)
 class Summary:
     """One line of the list of runs. `best_loss` is the lowest held-out loss, or else the lowest training loss; `best`
-    is likewise the best of `aim`, the metric that says how well such a run went.
+    is the best held-out value of `aim`, the metric that says how well such a run went, or else its latest in training,
+    where the highest would only be the luckiest batch.
 
     `seconds` is how long it has worked so far or worked in all, `began` when it was asked for (Unix seconds);
     `args` is None when its arguments are of another version.
@@ -179,13 +180,17 @@ def _aim(args: AnyArgs | None) -> str:
 
 
 def _read_best(seen: _Seen) -> None:
+    aim = _aim(seen.args)
+    choices = {f"train/{aim}": _latest, f"eval/{aim}": max, "train/loss": min, "eval/loss": min}
     for record in seen.metrics.records():
         values = record.get("values") or {}
-        for key in {"loss", _aim(seen.args)}:
-            better = min if key == "loss" else max
-            for name in (f"eval/{key}", f"train/{key}"):
-                if isinstance(value := values.get(name), (int, float)):
-                    seen.best[name] = better(value, seen.best.get(name, value))
+        for name, choice in choices.items():
+            if isinstance(value := values.get(name), (int, float)):
+                seen.best[name] = choice(seen.best.get(name, value), value)
+
+
+def _latest(before: float, value: float) -> float:
+    return value
 
 
 def last_sign(run: Run) -> float:

@@ -96,6 +96,11 @@ class TestCommandLine:
             entry.prepare(tmp_path / "file")
 
 
+def test_a_wish_belongs_to_the_visit_that_it_came_with_and_to_no_later_one():
+    wish = board.Ask("run", at=5)
+    assert (wish.of(5), wish.of(6), board.Ask().of(0)) == ("run", "", "")
+
+
 class TestList:
     def test_the_best_loss_is_the_held_out_one_where_there_is_one(self, tmp_path):
         alone = runs.summary(a_run(tmp_path, losses=(3.0, 1.5, 2.0)))
@@ -117,6 +122,13 @@ class TestList:
         write_json(run.status_path, run.status() | {"updated": 1})
         found = runs.summary(run)
         assert said in ledger.item(found) and "loss" not in ledger.item(found)
+
+    def test_a_lucky_batch_is_not_the_best_of_a_run_without_held_out_rows(self, tmp_path):
+        run = a_run(tmp_path, task={"kind": "dpo"})
+        journal = events.Journal(run.metrics_path)
+        for step, value in enumerate((0.5, 1.0, 0.75)):
+            journal.write(events.Metrics(step, 0.1, {"train/preferred": value}))
+        assert runs.summary(run).best == 0.75
 
     def test_a_run_is_newest_first_and_gone_when_its_folder_is(self, tmp_path):
         first, second = a_run(tmp_path, name="one"), a_run(tmp_path, name="two")
