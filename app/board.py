@@ -60,6 +60,10 @@ class Ask:
     ref: str = ""
     at: int = 0
 
+    def of(self, come: int) -> str:
+        """The wish, if it is what this visit came with."""
+        return self.ref if self.at == come else ""
+
 
 @dataclass
 class Board:
@@ -107,9 +111,15 @@ class Board:
         asked = self.asked[self.building]
         asked.change(taken, [asked, *inputs], list(outputs), **QUIET)
 
+    @property
+    def visit(self) -> list[gr.State]:
+        """The inputs `come` and `ask` of an `opens` that must not undo what an `asks` of this tab does meanwhile."""
+        return [self.come[self.building], self.asked[self.building]]
+
     def jump(self, tab: str, ref: str = "") -> list[Any]:
         """The values for `jump_to(tab)`: show that tab and hand it `ref`."""
-        return [gr.Tabs(selected=tab), tab, time.time_ns(), Ask(ref, time.time_ns())]
+        now = time.time_ns()
+        return [gr.Tabs(selected=tab), tab, now, Ask(ref, now)]
 
     def jump_to(self, tab: str) -> list[Any]:
         """The outputs of an event that jumps to `tab`."""

@@ -17,7 +17,7 @@ import gradio as gr
 
 from app import loaded, talks
 from app.attached import Attached
-from app.board import QUIET, Board
+from app.board import QUIET, Ask, Board
 from app.form import Form
 from app.loaded import Loaded
 from app.talks import Talks, Turn
@@ -126,7 +126,7 @@ class Chat:
             self.seen, self.line, self.load, self.unload, self.ask, *people, self.many, *bots, self.attached.button,
             self.clock,
         ]  # fmt: skip
-        board.opens(self._offer, [self.chosen], [self.chosen])
+        board.opens(self._offer, [*board.visit, self.chosen], [self.chosen])
         board.opens(self._look, [self.seen], self.view)
         board.moves(self._look, [self.seen], self.view)
         board.asks(self._wanted, [self.seen], [self.chosen, self.said, *self.view])
@@ -170,15 +170,14 @@ class Chat:
 
     # The server
 
-    def _offer(self, chosen: list[str]) -> Any:
+    def _offer(self, come: int, ask: Ask, chosen: list[str]) -> Any:
         offered = weights.listed(self.workspace)
-        value = chosen
-        if not chosen and offered:
-            try:
-                value = loaded.pair(self.workspace, offered[0])
-            except BoardError:
-                value = [offered[0]]
-        return gr.Dropdown(offered, value=value)
+        if chosen or ask.of(come) or not offered:
+            return gr.Dropdown(offered)
+        try:
+            return gr.Dropdown(offered, value=loaded.pair(self.workspace, offered[0]))
+        except BoardError:
+            return gr.Dropdown(offered, value=[offered[0]])
 
     def _wanted(self, ref: str, seen: Loaded) -> list[Any]:
         """Another tab sent somebody here to talk to `ref`."""

@@ -16,7 +16,7 @@ import gradio as gr
 
 from app import adding, advice, browse, dataset, headline, keeping, making, mapped, table, whole
 from app.adding import Adding
-from app.board import QUIET, Board
+from app.board import QUIET, Ask, Board
 from app.browse import Browser, Seen
 from app.dataset import Window
 from app.keeping import Keeping
@@ -105,7 +105,7 @@ class Data:
         self.mapped.connect(self.draft)
         self.keeping.connect(self.draft, self.choice)
         opened = [self.draft, browser.seen, self.said, browser.words, browser.keep, browser.length]
-        board.opens(self._arrived, [self.choice, board.dataset, self.draft, browser.seen], [self.choice, *opened])
+        board.opens(self._arrived, [*board.visit, self.choice, board.dataset], [self.choice, *opened])
         self.choice.change(lambda choice: choice or "", self.choice, board.dataset, **QUIET)
         board.asks(lambda ref: gr.Dropdown(keeping.offered(self.workspace, self.allowed), value=ref), (), [self.choice])
         self.choice.change(self._choose, [self.choice, self.draft, browser.seen], opened, **QUIET)
@@ -142,11 +142,11 @@ class Data:
                 self._train, [self.draft, self.choice], [*board.jump_to("train"), self.choice, self.said], **QUIET
             )
 
-    def _arrived(self, choice: str | None, addressed: str, draft: str, seen: Seen) -> list[Any]:
+    def _arrived(self, come: int, ask: Ask, choice: str | None, addressed: str) -> list[Any]:
         """Somebody comes to the tab: what is listed now; where nothing is open, what the address says, or the first."""
         offered = keeping.offered(self.workspace, self.allowed)
-        if choice:
-            return [gr.Dropdown(offered, value=choice), draft, seen, *([gr.skip()] * 4)]
+        if choice or ask.of(come):
+            return [gr.Dropdown(offered), *([gr.skip()] * 6)]
         choice = addressed or offered[0][1]
         return [gr.Dropdown(offered, value=choice), *self._choose(choice)]
 

@@ -13,7 +13,7 @@ from typing import Any
 import gradio as gr
 
 from app import comparison, ledger, refs, runs
-from app.board import QUIET, Board
+from app.board import QUIET, Ask, Board
 from app.form import Form
 from app.theme import Help, empty, sentence_error
 from app.watch import Watch
@@ -118,7 +118,9 @@ class Evaluate:
             **QUIET,
         )
         choices = [tuned, base, form.components["data", ""]]
-        board.opens(self._arrived, [self.opened, *form.inputs], [*choices, self.opened, self.list, *judged])
+        board.opens(
+            self._arrived, [*board.visit, self.opened, *form.inputs], [*choices, self.opened, self.list, *judged]
+        )
         board.asks(self._asked, (), [tuned, self.opened])
         board.moves(self._listed, [self.opened], [self.list])
 
@@ -144,12 +146,14 @@ class Evaluate:
         found = refs.offered(self.workspace)
         return {"weights": found, "datasets": [entry.name for entry in registry.entries(self.workspace)]}
 
-    def _arrived(self, opened: str, *values: Any) -> list[Any]:
+    def _arrived(self, come: int, ask: Ask, opened: str, *values: Any) -> list[Any]:
         """Somebody comes to the tab: what can be chosen now, the newest run chosen, the newest evaluation open."""
         offered = self._offered()
         place = self.form.inputs.index(self.form.components["tuned", ""])
-        chosen = values[place] or refs.newest(self.workspace)
-        if runs.opened(self.workspace, opened) is None:
+        chosen = ask.of(come) or values[place] or refs.newest(self.workspace)
+        if wish := ask.of(come):
+            opened = self._earlier(wish)
+        elif runs.opened(self.workspace, opened) is None:
             opened = next((found.id for found in self._evaluations()), "")
         base = [("auto: what it was trained from", "auto"), *offered["weights"]]
         return [
@@ -159,8 +163,10 @@ class Evaluate:
 
     def _asked(self, ref: str) -> list[Any]:
         """From another tab: this one is to be judged. Its newest evaluation is opened, if there is one."""
-        earlier = (found.id for found in self._evaluations() if getattr(found.args, "tuned", "") == ref)
-        return [gr.Dropdown(refs.offered(self.workspace), value=ref), next(earlier, "")]
+        return [gr.Dropdown(refs.offered(self.workspace), value=ref), self._earlier(ref)]
+
+    def _earlier(self, ref: str) -> str:
+        return next((found.id for found in self._evaluations() if getattr(found.args, "tuned", "") == ref), "")
 
     def _evaluations(self) -> list[runs.Summary]:
         return [found for found in runs.listed(self.workspace) if found.kind == "evaluate"]

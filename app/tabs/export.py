@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 
 from app import refs, runs, shelf
-from app.board import QUIET, Board
+from app.board import QUIET, Ask, Board
 from app.form import Form
 from app.live import progress, verdict
 from app.theme import Help, empty, pill, sentence_error
@@ -114,7 +114,7 @@ class Export:
         typing = {**QUIET, "trigger_mode": "always_last"}
         gr.on([field.change for field in form.inputs], self._changed, form.inputs, judged, **typing)
         self.cards.select(self._picked, None, kind, **QUIET)
-        arrived = [self.opened, self.working, *form.inputs]
+        arrived = [*board.visit, self.opened, self.working, *form.inputs]
         board.opens(self._arrived, arrived, [tuned, self.opened, self.working, self.list, *judged])
         board.asks(self._asked, (), [tuned])
 
@@ -145,10 +145,10 @@ class Export:
         self.keep.click(lambda: gr.Row(visible=False), None, self.confirm, **QUIET)
         self.sure.click(self._delete, self.opened, [self.opened, self.trouble], **QUIET)
 
-    def _arrived(self, opened: str, working: str, *values: Any) -> list[Any]:
+    def _arrived(self, come: int, ask: Ask, opened: str, working: str, *values: Any) -> list[Any]:
         """Somebody comes to the tab: what can be chosen now, the newest run chosen, the newest export open."""
         place = self.form.inputs.index(self.form.components["tuned", ""])
-        chosen = values[place] or refs.newest(self.workspace)
+        chosen = ask.of(come) or values[place] or refs.newest(self.workspace)
         exports = shelf.listed(self.workspace)
         if opened not in [found.name for found in exports]:
             opened = exports[0].name if exports else ""
