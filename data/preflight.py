@@ -177,7 +177,7 @@ def _train(args: TrainArgs, workspace: Path, allowed: Sequence[Path], rows: bool
     for path in ("task.reference_model", "task.rewards.model"):
         if ref := text.at(args.model_dump(), path):
             try:
-                weights.find(ref, workspace)
+                weights.check_use(ref, workspace, scores=path == "task.rewards.model")
             except BoardError as problem:
                 yield _problem(path, problem)
     if start := getattr(args.method, "start_from", ""):

@@ -17,6 +17,8 @@ from engine.contract import text
 from engine.contract.errors import ArgsError, ModelError
 from engine.contract.rundir import Run, runs
 
+SCORES = "SEQ_CLS"  # PEFT's word for an adapter that comes with a head for scores
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -94,6 +96,46 @@ def find(ref: str, workspace: Path) -> Weights:
         return _of_adapter(ref, folder.resolve(), workspace)
     place = models.find(str(folder) if ref.startswith("exports/") else ref, workspace)
     return Weights(ref, str(place.folder) if place.folder else place.hub_id)
+
+
+def check_scores(ref: str, folder: Path) -> None:
+    """Raise ModelError where the weights in `folder` write: they would load all the same, with a head of chance."""
+    hint = "Choose a run of the task reward, or a text classifier."
+    if (file := folder / "adapter_config.json").is_file():
+        if json.loads(file.read_text(encoding="utf-8")).get("task_type") != SCORES:
+            raise ModelError(f"{ref} writes text and scores none.", hint)
+        return
+    said = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or []
+    if not any(name.endswith("ForSequenceClassification") for name in said):
+        raise ModelError(f"{ref} is {' '.join(said) or 'a model'}, which scores no texts.", hint)
+
+
+def scores_texts(ref: str, workspace: Path) -> bool:
+    """Whether `ref` names weights that score texts instead of writing them. Raises ModelError."""
+    folder = _here(find(ref, workspace))
+    if folder is None:
+        return False
+    try:
+        check_scores(ref, folder)
+    except ModelError:
+        return False
+    return True
+
+
+def check_use(ref: str, workspace: Path, *, scores: bool) -> None:
+    """Raise ModelError where `ref` names nothing, or weights for the other use: to score texts, or to write them."""
+    folder = _here(find(ref, workspace))
+    if folder is None:
+        return  # not on this machine yet
+    if scores:
+        check_scores(ref, folder)
+    elif scores_texts(ref, workspace):
+        raise ModelError(f"{ref} scores answers and does not say how likely they are.", "Choose a model that writes.")
+
+
+def _here(found: Weights) -> Path | None:
+    folder = found.adapter or Path(found.base)
+    return folder if (folder / "config.json").is_file() or (folder / "adapter_config.json").is_file() else None
 
 
 def _of_run(ref: str, run: Run, checkpoint: str | None) -> Weights:

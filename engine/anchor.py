@@ -19,7 +19,6 @@ from engine.logps import logps
 from engine.model import folder_of, model_of, with_adapter
 from engine.recipes.setting import Setting
 from engine.reference import Start
-from engine.scoring import scores_texts
 
 Batch = Mapping[str, Any]
 
@@ -61,11 +60,9 @@ def as_it_is(model: Any) -> Callable[[Batch], torch.Tensor]:
 def _other(setting: Setting, wanted: str) -> Any:
     """The second model, frozen, on the run's device. Its tokens must be those of the trained one."""
     found = weights.find(wanted, setting.run.workspace)
-    if scores_texts(wanted, setting.run.workspace):
-        said = f"{wanted} scores answers and does not say how likely they are."
-        raise ArgsError([Problem("task.reference_model", f"{said} Choose a model that writes.")])
     code = setting.args.model.trust_remote_code
     folder = folder_of(found.base, setting.run.workspace, found.revision, code=code, say=setting.report.note)
+    weights.check_use(wanted, setting.run.workspace, scores=False)  # it may have come just now
     ours, theirs = (TextTokenizer.of(one) for one in (setting.folder, folder))
     probe = "".join(map(chr, range(32, 127))) + " The quick brown fox; 12,345 \u00e9\u4e2d\n"
     if ours.encode(probe).ids != theirs.encode(probe).ids or ours.vocabulary_size != theirs.vocabulary_size:

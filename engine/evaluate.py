@@ -20,6 +20,7 @@ import torch
 from data import registry
 from data.conversation import Row
 from data.formats import restored
+from data.weights import scores_texts
 from engine import lineage, metrics, ranking
 from engine.attached import Speaker, attached
 from engine.contract.args import EvaluateArgs
@@ -29,7 +30,6 @@ from engine.judge import Item, Judge, Measured, items_of
 from engine.lineage import Lineage
 from engine.model import device_of, dtype_of, folder_of, model_of
 from engine.report import Report, Stop
-from engine.scoring import scores_texts
 from engine.vision import Sight
 
 NAMES = ("base", "tuned")

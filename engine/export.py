@@ -22,6 +22,7 @@ import torch
 from data import models
 from data.render import ChatTemplate, NoTemplate, in_parts
 from data.tokens import TextTokenizer
+from data.weights import scores_texts
 from engine import card, companions, lineage, verify
 from engine.contract.args import ExportArgs
 from engine.contract.errors import BoardError, ModelError, ResourceError
@@ -31,7 +32,6 @@ from engine.loading import classifier_of
 from engine.merging import merged
 from engine.model import DTYPES, device_of, folder_of, model_of, tokenizer_of, with_adapter
 from engine.report import Report, Stop
-from engine.scoring import scores_texts
 from engine.verify import Difference, Logits, VerificationError
 from engine.vision import Sight
 

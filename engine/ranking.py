@@ -15,6 +15,7 @@ from typing import Any
 from data import registry
 from data.conversation import Row, said
 from data.formats import restored
+from data.weights import scores_texts
 from engine import lineage, metrics
 from engine.contract.args import EvaluateArgs
 from engine.contract.errors import DataError, ModelError
@@ -22,7 +23,7 @@ from engine.contract.fields import AUTO
 from engine.contract.rundir import Run, records, write_json
 from engine.model import device_of
 from engine.report import Report, Stop
-from engine.scoring import Scorer, scores_texts
+from engine.scoring import Scorer
 
 COIN = "a coin"
 Scores = list[tuple[float, float]]  # of the better and of the worse answer

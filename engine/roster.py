@@ -23,6 +23,7 @@ from data.conversation import Message
 from data.render import ChatTemplate
 from data.templates import Family, families, suggest
 from data.tools import Call, parse
+from data.weights import scores_texts
 from engine.attached import Speaker, attached
 from engine.contract import text
 from engine.contract.args import ServeArgs
@@ -30,7 +31,6 @@ from engine.contract.errors import DataError, ModelError, ResourceError
 from engine.contract.machine import memory
 from engine.generate import Beside
 from engine.model import device_of, dtype_of, folder_of, model_of, tokenizer_of
-from engine.scoring import scores_texts
 from engine.vision import Shown, Sight, expand
 
 

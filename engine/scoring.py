@@ -6,7 +6,6 @@ changes nothing. Knows nothing of tasks.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,6 @@ from engine.loading import classifier_of
 from engine.model import dtype_of, folder_of, tokenizer_of, with_adapter
 
 Scored = str | list[Message]
-SCORES = "SEQ_CLS"  # PEFT's word for an adapter that comes with a head for scores
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class Scorer:
         adapter = found.weights.adapter
         code = found.trust_remote_code
         folder = folder_of(found.weights.base, workspace, found.revision, code=code)
-        _refuse_other(ref, adapter or folder)
+        weights.check_scores(ref, adapter or folder)
         tokenizer = tokenizer_of(folder, trust_remote_code=code)
         model = classifier_of(
             folder, pad_id=tokenizer.pad_token_id, dtype=dtype_of(dtype, device), device=device,
@@ -110,18 +108,6 @@ class Scorer:
         return encoded.ids[: stretches[-1][1]] if stretches else encoded.ids
 
 
-def _refuse_other(ref: str, folder: Path) -> None:
-    """A language model would be loaded all the same, with a head of chance on it."""
-    hint = "Choose a run of the task reward, or a text classifier."
-    if (file := folder / "adapter_config.json").is_file():
-        if json.loads(file.read_text(encoding="utf-8")).get("task_type") != SCORES:
-            raise ModelError(f"{ref} writes text and scores none.", hint)
-        return
-    said = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or []
-    if not any(name.endswith("ForSequenceClassification") for name in said):
-        raise ModelError(f"{ref} is {' '.join(said) or 'a model'}, which scores no texts.", hint)
-
-
 def _label(ref: str, config: Any, label: str | None) -> int | None:
     if config.num_labels == 1:
         if label:
@@ -139,16 +125,3 @@ def _label(ref: str, config: Any, label: str | None) -> int | None:
 def _context(model: Any, tokenizer: Any) -> int:
     found = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return int(min(found or tokenizer.model_max_length, tokenizer.model_max_length))
-
-
-def scores_texts(ref: str, workspace: Path) -> bool:
-    """Whether `ref` names weights that score texts instead of writing them; no weights are read. Raises ModelError."""
-    found = weights.find(ref, workspace)
-    folder = found.adapter or Path(found.base)
-    if not (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
-        return False
-    try:
-        _refuse_other(ref, folder)
-    except ModelError:
-        return False
-    return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,25 @@ def test_a_resumed_run_keeps_its_weights_and_the_rows_held_out(
     given = args("model=some", "data=mine.jsonl", f"resume.run={parent.id}", *changes)
     found = [problem for problem in preflight.problems(given, tmp_path) if "was trained with" in problem.text]
     assert sorted(problem.path for problem in found) == sorted(paths)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "said"),
+    [
+        ("LlamaForSequenceClassification", "task.reference_model: judge scores answers"),
+        ("LlamaForCausalLM", "task.rewards.model: judge is LlamaForCausalLM, which scores no texts"),
+    ],
+)
+def test_a_model_that_cannot_do_what_it_is_named_for_is_refused(tmp_path: Path, architecture: str, said: str) -> None:
+    folder = tmp_path / "models" / "judge"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "architectures": [architecture]}))
+    for name in ("model.safetensors", "tokenizer.json"):
+        (folder / name).touch()
+    dpo = ["task=dpo", "task.reference_model=judge"]
+    grpo = ["task=grpo", "task.rewards.model=judge", "task.rewards.functions={}"]
+    found = [str(one) for words in (dpo, grpo) for one in preflight.problems(args(*words), tmp_path)]
+    assert [line.startswith(said) for line in found if "judge" in line] == [True]
 
 
 def test_only_a_run_of_this_workspace_is_resumed(tmp_path: Path) -> None:
