@@ -41,9 +41,14 @@ def made(model: Any, args: TrainArgs, *, rows: bool, say: Callable[[str], None])
             pieces.in_pieces(model)
         if next(model.parameters()).device.type != "cpu":
             pieces.fused_norms(model)
-    if args.compute.compile:
+    found = _means(model, args, rows=rows, say=say)
+    if args.compute.compile:  # last: what the model is asked before would be compiled for nothing, which takes minutes
         for layer in decoder_layers(model):
             layer.compile(dynamic=True)
+    return found
+
+
+def _means(model: Any, args: TrainArgs, *, rows: bool, say: Callable[[str], None]) -> Lean:
     if not rows or args.compute.loss == "liger":
         return Lean()
     compute, problems = args.compute, list[Problem]()
