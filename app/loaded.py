@@ -109,7 +109,7 @@ def load(workspace: Path, words: Sequence[str], allowed: Sequence[Path] = ()) ->
     for word in words:
         if word.startswith(("/", "~", ".")):
             inside(word, [workspace, *allowed])
-        weights.find(word, workspace)
+        weights.check_writes(word, workspace)
     try:
         args = parse({"models": words}, kind=SERVES)
     except ArgsError as problem:

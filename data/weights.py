@@ -122,6 +122,14 @@ def scores_texts(ref: str, workspace: Path) -> bool:
     return True
 
 
+def check_writes(ref: str, workspace: Path) -> None:
+    """Raise ModelError where `ref` names nothing, or weights that answer no one: they score texts."""
+    if scores_texts(ref, workspace):
+        raise ModelError(
+            f"{ref} scores answers and writes none.", "Take it for the rewards of PPO or GRPO, or evaluate it."
+        )
+
+
 def check_use(ref: str, workspace: Path, *, scores: bool) -> None:
     """Raise ModelError where `ref` names nothing, or weights for the other use: to score texts, or to write them."""
     folder = _here(find(ref, workspace))

@@ -23,7 +23,7 @@ from data.conversation import Message
 from data.render import ChatTemplate
 from data.templates import Family, families, suggest
 from data.tools import Call, parse
-from data.weights import scores_texts
+from data.weights import check_writes
 from engine.attached import Speaker, attached
 from engine.contract import text
 from engine.contract.args import ServeArgs
@@ -135,10 +135,7 @@ def load(args: ServeArgs, workspace: Path, say: Callable[[str], None] = print) -
     groups: dict[Base, list[_Wanted]] = {}
     for word in dict.fromkeys(args.models):
         weights = named.find(word, workspace)
-        if scores_texts(word, workspace):
-            raise ModelError(
-                f"{word} scores answers and writes none.", "Take it for the rewards of PPO or GRPO, or evaluate it."
-            )
+        check_writes(word, workspace)
         folder = folder_of(weights.base, workspace, weights.revision, code=args.trust_remote_code, say=say)
         held = Base(folder, weights.quantisation, weights.double_quantisation)
         groups.setdefault(held, []).append(_Wanted(word, weights))
