@@ -30,7 +30,10 @@ ASKED = 4  # one part in so many of the length is left to what was asked
 
 
 class View(NamedTuple):
-    """A conversation as text, as tokens, and the stretches of them that are trained; `ends` as in `data.mask`."""
+    """A conversation as text, as tokens, and the stretches of them that are trained.
+
+    ends: as in `data.mask`.
+    """
 
     rendered: Rendered
     encoded: Encoded

@@ -61,7 +61,8 @@ class FakeWorker:
         print("loading the model", flush=True)
         self.stop.wait(number("FAKE_LOADING_SECONDS", 0))
         self.events.write(events.Phase("preparing"))
-        self.events.write(events.Note("140 rows to train on: 9,114 tokens, 2,404 of them trained, the longest row 143."))
+        said = "140 rows to train on: 9,114 tokens, 2,404 of them trained, the longest row 143."
+        self.events.write(events.Note(said))
         self.events.write(events.Phase("training"))
         first = self.first_step(getattr(args, "resume", None))
         for step in range(first, self.steps + 1):
