@@ -25,11 +25,13 @@ from app import arrivals, catalogue, keeping
 from app.board import QUIET, Board
 from app.outlook import size
 from app.theme import Help, sentence_done, sentence_error
-from data import catalogue as open_data
-from data import files, hub, llamafactory, registry, web
-from data.entries import Entry
-from data.formats import AUTO
-from data.hub import HubDataset
+from data.datasets import llamafactory, registry
+from data.datasets.entries import Entry
+from data.hubs import catalogue as open_data
+from data.hubs import hub, web
+from data.hubs.hub import HubDataset
+from data.reading import files
+from data.rows.formats import AUTO
 from engine.contract.errors import BoardError, DataError
 
 Kind = Literal["nothing", "rows", "address", "hub", "path"]

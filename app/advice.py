@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from html import escape
 
 from app.theme import sentence_done
-from data.finding import Finding
+from data.review.finding import Finding
 
 LEVELS = {"error": "Stops a run", "warning": "Worth a look", "note": "Good to know"}
 ACTS = {"look": "Look at all", "stop": "Stop"}

@@ -15,9 +15,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from data import files, llamafactory
-from data.entries import PATCHES
-from data.tables import names_columns
+from data.datasets import llamafactory
+from data.datasets.entries import PATCHES
+from data.reading import files
+from data.reading.tables import names_columns
 from engine.contract.errors import DataError
 
 SHORTEST_TABLE = 2  # lines

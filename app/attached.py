@@ -12,7 +12,7 @@ import gradio as gr
 
 from app.board import QUIET
 from app.theme import sentence_error
-from data import pictures
+from data.rows import pictures
 from engine.contract.errors import DataError
 
 EDGE = 1024  # pixels: larger pictures are made smaller before they are sent

@@ -3,7 +3,7 @@
     found = Models(board.workspace)              # made where it is called, inside the tab
     found.list.select(found.picked, None, form.components["model.path", ""])
 
-Reads `data.catalogue`; what is not in it can be typed into the field as ever.
+Reads `data.hubs.catalogue`; what is not in it can be typed into the field as ever.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import gradio as gr
 from app.board import QUIET
 from app.outlook import count
 from app.theme import Help
-from data import catalogue
+from data.hubs import catalogue
 from engine.contract import machine
 
 SHOWN = 60

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from app.errands import Errands
-from data.inspection import Inspection
+from data.checking.inspection import Inspection
 from engine.contract import text
 from engine.contract.args import TrainArgs
 from engine.contract.errors import Problem

@@ -15,13 +15,16 @@ from threading import Lock
 from typing import Any, get_args
 
 from app.table import Line
-from data import files, findings, formats, registry
-from data.conversation import Row
-from data.finding import Finding, LookedThrough
-from data.formats import LOOKED_AT, Mapping
-from data.mapping import Role
-from data.patch import Patch
-from data.registry import Entry
+from data.datasets import registry
+from data.datasets.patch import Patch
+from data.datasets.registry import Entry
+from data.reading import files
+from data.review import findings
+from data.review.finding import Finding, LookedThrough
+from data.rows import formats
+from data.rows.conversation import Row
+from data.rows.formats import LOOKED_AT, Mapping
+from data.rows.mapping import Role
 from engine.contract.errors import DataError
 
 ROWS = 20_000  # rows in one window

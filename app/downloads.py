@@ -20,7 +20,7 @@ from app.outlook import size
 from app.theme import sentence_error
 from app.watch import Watch
 from data import models
-from data.hub import offline
+from data.hubs.hub import offline
 from engine.contract.download import DownloadArgs
 from engine.contract.errors import BoardError
 

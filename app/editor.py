@@ -1,6 +1,6 @@
 """A row's record as text that a person can edit, and back: each text by itself, or the whole record as YAML.
 
-Knows nothing of files and patches; what a record must be is `data.formats`' to say.
+Knows nothing of files and patches; what a record must be is `data.rows.formats`' to say.
 """
 
 from __future__ import annotations

@@ -13,8 +13,10 @@ from functools import lru_cache
 from pathlib import Path
 
 from app import counting, runs
-from data import models, preflight, registry, sets, sources, survey
-from data.inspection import Inspection
+from data import models
+from data.checking import preflight, survey
+from data.checking.inspection import Inspection
+from data.datasets import registry, sets, sources
 from data.planning.plan import Plan, planned
 from data.planning.shape import begun
 from engine.contract import auto, machine

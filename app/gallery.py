@@ -11,8 +11,8 @@ from functools import lru_cache
 from html import escape
 from pathlib import Path
 
-from data import pictures
-from data.conversation import Message
+from data.rows import pictures
+from data.rows.conversation import Message
 from engine.contract.errors import DataError
 
 EDGE = 160  # pixels

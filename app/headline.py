@@ -6,10 +6,10 @@ from html import escape
 
 from app import dataset
 from app.dataset import Head, Window
-from data import encodings, files
-from data.formats import FORMATS
-from data.registry import Entry
-from data.splitting import openings, sides
+from data.datasets.registry import Entry
+from data.datasets.splitting import openings, sides
+from data.reading import encodings, files
+from data.rows.formats import FORMATS
 from engine.contract.args import TrainArgs
 from engine.contract.dataset import Split
 from engine.contract.errors import DataError

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from html import escape
 
-from data.fitness import parts
-from data.inspection import Inspection, round_widths
+from data.checking.fitness import parts
+from data.checking.inspection import Inspection, round_widths
 
 BINS = 40
 TICKS = 6

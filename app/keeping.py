@@ -3,7 +3,7 @@
     panel = Keeping(board)
     panel.connect(draft, choice)        # the draft that is kept, and the dropdown that then shows its name
 
-What is listed and how is `data.registry`'s to know.
+What is listed and how is `data.datasets.registry`'s to know.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import gradio as gr
 from app import dataset
 from app.board import QUIET, Board
 from app.theme import Help, sentence_done, sentence_error
-from data import registry
+from data.datasets import registry
 from data.paths import inside
 from engine.contract.errors import BoardError
 

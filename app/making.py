@@ -15,7 +15,8 @@ from app import live, runs
 from app.board import QUIET, Board
 from app.form import Form
 from app.theme import Help, sentence_error
-from data import preflight, registry
+from data.checking import preflight
+from data.datasets import registry
 from engine.contract.args import MakeArgs
 from engine.contract.errors import ArgsError, BoardError, Problem
 

@@ -5,7 +5,7 @@
     event.then(panel.drawn, [draft, panel.place], panel.shown)
 
 Every change goes into the draft at once; it is kept when the dataset is saved. What formats there are and what fields
-they have is `data.formats`' to say.
+they have is `data.rows.formats`' to say.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from app.board import QUIET
 from app.dataset import Head
 from app.reading import Reading
 from app.theme import Help, sentence_error
-from data import formats
-from data.formats import AUTO, FORMATS, Field
-from data.mapping import Role
-from data.registry import Entry
+from data.datasets.registry import Entry
+from data.rows import formats
+from data.rows.formats import AUTO, FORMATS, Field
+from data.rows.mapping import Role
 from engine.contract.errors import BoardError
 
 FIELDS = max(len(form.fields) for form in FORMATS.values())

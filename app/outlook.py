@@ -10,10 +10,10 @@ from html import escape
 
 from app.forecast import Forecast, sequences
 from app.live import duration
-from data.finding import Level
+from data.datasets.registry import Count, Entry
 from data.models import Card
 from data.planning.plan import Plan
-from data.registry import Count, Entry
+from data.review.finding import Level
 from engine.contract.adapters import Lora, Tuner
 from engine.contract.args import TrainArgs
 from engine.contract.methods import Freeze

@@ -4,7 +4,7 @@
     panel.connect(draft)              # draft: a state that holds the open dataset's entry as JSON
 
 Only what can matter to the open file is shown, and a choice goes into the draft at once. How files are read is
-`data.files`' to know.
+`data.reading.files`' to know.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import gradio as gr
 from app import dataset
 from app.board import QUIET
 from app.theme import Help
-from data import encodings, files, members
-from data.registry import Entry
+from data.datasets.registry import Entry
+from data.reading import encodings, files, members
 from engine.contract.errors import BoardError
 
 AUTO = "auto"
@@ -51,7 +51,7 @@ Choices = list[tuple[str, str]]
 
 
 class Reading:
-    """One dropdown for each option of `data.files.Options`."""
+    """One dropdown for each option of `data.reading.files.Options`."""
 
     def __init__(self) -> None:
         with gr.Row(elem_classes="tb-row"):

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from app import gallery
 from app.forecast import Forecast
-from data import fitness, survey
-from data.conversation import Row
-from data.cut import View
-from data.fitness import Subject
-from data.mask import Stretches
+from data.checking import fitness, survey
+from data.checking.fitness import Subject
+from data.encoding.cut import View
+from data.encoding.mask import Stretches
+from data.rows.conversation import Row
 from engine.contract.args import TrainArgs
 from engine.contract.errors import BoardError, DataError
 

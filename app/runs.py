@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from app.tail import Tail
-from data import models, preflight
+from data import models
+from data.checking import preflight
 from data.paths import inside
 from engine.contract import auto, machine, text
 from engine.contract import start as starter

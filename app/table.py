@@ -14,7 +14,7 @@ from html import escape
 from typing import Any
 
 from app.theme import empty
-from data.conversation import Message, Row
+from data.rows.conversation import Message, Row
 from engine.contract.errors import DataError
 
 PAGE = 50  # rows on one page

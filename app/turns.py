@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from app import editor, gallery
-from data.conversation import Message, Row
+from data.rows.conversation import Message, Row
 
 NAMES = {"system": "System", "user": "User", "assistant": "Assistant", "tool": "Tool result"}
 LONGEST = 50_000  # characters of one text that are shown; an editor has all of them

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from app import dataset
 from app.errands import Errands
-from data.finding import LookedThrough
-from data.registry import Entry
+from data.datasets.registry import Entry
+from data.review.finding import LookedThrough
 
 _errands = Errands("findings", LookedThrough)
 

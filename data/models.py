@@ -90,7 +90,7 @@ def known() -> list[dict[str, Any]]:
 def listed(workspace: Path) -> list[str]:
     """Names to offer: the models in the workspace, the embedded ones, and those in the user's own hub cache.
 
-    The others that are known are found by `data.catalogue`: hundreds in a list help nobody.
+    The others that are known are found by `data.hubs.catalogue`: hundreds in a list help nobody.
     """
     folder = workspace / "models"
     here = (

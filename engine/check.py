@@ -12,12 +12,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from data import fitness, models, preflight, survey
-from data.conversation import Row
-from data.cut import View
-from data.fitness import Found
-from data.inspection import Inspection
-from data.mask import Rendered
+from data import models
+from data.checking import fitness, preflight, survey
+from data.checking.fitness import Found
+from data.checking.inspection import Inspection
+from data.encoding.cut import View
+from data.encoding.mask import Rendered
+from data.rows.conversation import Row
 from engine.contract.args import AnyArgs, TrainArgs
 from engine.contract.errors import ArgsError, BoardError, Problem
 
@@ -79,8 +80,8 @@ def _writer(args: TrainArgs, folder: Path, workspace: Path) -> Callable[[Row], l
     """Renders rows with as many tokens as their pictures come to. Only a model that sees is worth the import."""
     if not models.sees(folder):
         return None
-    from engine.rows import maker_of
-    from engine.vision import Sight
+    from engine.models.vision import Sight
+    from engine.training.rows import maker_of
 
     subject = fitness.subject(folder, args.model.template, args.model.new_tokens)
     sight = Sight.of(folder, args.vision, workspace / "cache" / "pictures")

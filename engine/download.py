@@ -10,7 +10,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
-from data import hub, models, registry, web
+from data import models
+from data.datasets import registry
+from data.hubs import hub, web
 from data.paths import inside
 from engine import fetch
 from engine.contract.args import DownloadArgs

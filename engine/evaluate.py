@@ -17,20 +17,22 @@ from typing import Any
 
 import torch
 
-from data import registry
-from data.conversation import Row
-from data.formats import restored
+from data.datasets import registry
+from data.rows.conversation import Row
+from data.rows.formats import restored
 from data.weights import scores_texts
-from engine import lineage, metrics, ranking
-from engine.attached import Speaker, attached
+from engine import metrics
 from engine.contract.args import EvaluateArgs
 from engine.contract.errors import DataError, ModelError, ResourceError
 from engine.contract.rundir import Run, records, write_json
+from engine.exporting import lineage
+from engine.exporting.lineage import Lineage
+from engine.feedback import ranking
 from engine.judge import Item, Judge, Measured, items_of
-from engine.lineage import Lineage
-from engine.model import device_of, dtype_of, folder_of, model_of
+from engine.models.attached import Speaker, attached
+from engine.models.model import device_of, dtype_of, folder_of, model_of
+from engine.models.vision import Sight
 from engine.report import Report, Stop
-from engine.vision import Sight
 
 NAMES = ("base", "tuned")
 

@@ -20,20 +20,20 @@ import psutil
 import torch
 
 from data import models
-from data.render import ChatTemplate, NoTemplate, in_parts
-from data.tokens import TextTokenizer
+from data.encoding.render import ChatTemplate, NoTemplate, in_parts
+from data.encoding.tokens import TextTokenizer
 from data.weights import scores_texts
-from engine import card, companions, lineage, verify
 from engine.contract.args import ExportArgs
 from engine.contract.errors import BoardError, ModelError, ResourceError
 from engine.contract.rundir import Run, slug, write_json
-from engine.lineage import Lineage
-from engine.loading import classifier_of
-from engine.merging import merged
-from engine.model import DTYPES, device_of, folder_of, model_of, tokenizer_of, with_adapter
+from engine.exporting import card, companions, lineage, verify
+from engine.exporting.lineage import Lineage
+from engine.exporting.verify import Difference, Logits, VerificationError
+from engine.models.loading import classifier_of
+from engine.models.merging import merged
+from engine.models.model import DTYPES, device_of, folder_of, model_of, tokenizer_of, with_adapter
+from engine.models.vision import Sight
 from engine.report import Report, Stop
-from engine.verify import Difference, Logits, VerificationError
-from engine.vision import Sight
 
 STAGES = 5
 MARGIN = 64e6  # bytes that are left free on the disk

@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from data import models, web
+from data import models
+from data.hubs import web
 from engine.contract.errors import ArgsError, ModelError, Problem, ResourceError
 
 Say = Callable[[str], None]
@@ -330,7 +331,7 @@ def hub_error(at: str, problem: Exception) -> ModelError:
     """What the hub's refusal means, and the way out."""
     from huggingface_hub import errors as hub
 
-    from data.hub import offline
+    from data.hubs.hub import offline
 
     if isinstance(problem, hub.GatedRepoError):
         return ModelError(

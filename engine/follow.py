@@ -8,7 +8,8 @@ import sys
 import time
 from pathlib import Path
 
-from data import models, preflight, survey
+from data import models
+from data.checking import preflight, survey
 from engine.contract import start, text
 from engine.contract.args import AnyArgs, DownloadArgs, MakeArgs, TrainArgs
 from engine.contract.auto import Facts, resolved

@@ -17,18 +17,18 @@ import torch
 from torch.nn import functional
 from transformers import GenerationConfig
 
-from data import pictures
-from data.batches import batches
-from data.conversation import Row
-from data.mask import words
-from data.outcome import Report
-from data.prepare import UNTRAINED, prepare, reported
-from data.render import ChatTemplate
-from data.tokens import TextTokenizer
+from data.encoding.batches import batches
+from data.encoding.mask import words
+from data.encoding.outcome import Report
+from data.encoding.prepare import UNTRAINED, prepare, reported
+from data.encoding.render import ChatTemplate
+from data.encoding.tokens import TextTokenizer
+from data.rows import pictures
+from data.rows.conversation import Row
+from engine.models.seen import SeenExamples
+from engine.models.vision import Shown, Sight, expand
 from engine.report import Stop
-from engine.seen import SeenExamples
-from engine.turn import ends
-from engine.vision import Shown, Sight, expand
+from engine.serving.turn import ends
 
 GIVEN = 64  # tokens of a text that it is asked by, and as many that are compared with how the model goes on
 TOKENS_AT_ONCE = 4096  # of one forward for the loss: bounds the logits, which are the vocabulary wide

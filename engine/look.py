@@ -2,7 +2,8 @@
 
     python -m engine look ENTRY.json        prints the answer as JSON; how far it is goes to stderr
 
-Imports no torch, and gives way to whatever else the machine does. What is looked for is `data.findings`' to know.
+Imports no torch, and gives way to whatever else the machine does. What is looked for is `data.review.findings`' to
+know.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from data import files, findings, formats, registry
-from data.conversation import Row
-from data.finding import LookedThrough
-from data.patch import Patch
+from data.datasets import registry
+from data.datasets.patch import Patch
+from data.reading import files
+from data.review import findings
+from data.review.finding import LookedThrough
+from data.rows import formats
+from data.rows.conversation import Row
 from engine.contract.errors import ArgsError, Problem
 
 SAY_SECONDS = 0.5

@@ -18,10 +18,11 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
-from data import files, registry
-from data.alike import Likeness
-from data.conversation import Row
-from data.patch import Patch
+from data.datasets import registry
+from data.datasets.patch import Patch
+from data.reading import files
+from data.review.alike import Likeness
+from data.rows.conversation import Row
 from engine import writers
 from engine.ask import Ask, Spent, address
 from engine.contract import text

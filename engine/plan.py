@@ -12,7 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from data import models, preflight, survey
+from data import models
+from data.checking import preflight, survey
 from data.planning.fit import Change, Fit, fitted
 from data.planning.plan import Plan, planned
 from data.planning.shape import begun

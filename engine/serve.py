@@ -28,8 +28,8 @@ def run(args: ServeArgs, run: Run, report: Report, stop: Stop) -> None:
     with listening(args.port) as door:  # taken before minutes of loading
         # A server shares its cores: threads that spin while they wait make it many times slower beside other work.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        from engine.api import Api, Desk
-        from engine.roster import load
+        from engine.serving.api import Api, Desk
+        from engine.serving.roster import load
 
         roster = load(args, run.workspace, report.note)
         desk = Desk()

@@ -13,7 +13,6 @@ from pathlib import Path
 import pyarrow.compute as compute
 
 from data.planning.past import Measured
-from engine import recovery
 from engine.contract import machine, text
 from engine.contract.args import TrainArgs
 from engine.contract.auto import accumulation_of
@@ -21,8 +20,9 @@ from engine.contract.errors import BoardError
 from engine.contract.rundir import Run
 from engine.measure import STEPS
 from engine.report import Report, Stop, Stopped
-from engine.rows import Rows
 from engine.supervise import FAILED, OUT_OF_MEMORY, STOPPED
+from engine.training import recovery
+from engine.training.rows import Rows
 
 
 class Enough(BaseException):

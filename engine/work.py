@@ -12,12 +12,13 @@ import traceback
 import warnings
 from pathlib import Path
 
-from engine import launch, ranks, recovery
 from engine.contract import machine, rundir, text
 from engine.contract.args import TrainArgs
 from engine.contract.errors import BoardError
+from engine.devices import launch, ranks
 from engine.report import Report, Stop, Stopped
 from engine.supervise import DISK_FULL, FAILED, MUTE, OUT_OF_MEMORY, STOPPED
+from engine.training import recovery
 
 # Each kind of run has one module with `run(args, run, report, stop)`, imported when it is needed.
 KINDS = {

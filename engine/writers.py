@@ -1,6 +1,7 @@
 """What is made of one row: a function for each kind of making. Each asks the model and gives new rows, or none.
 
-The rows are records in the conversational form that `data.formats` reads. Nothing here knows files, runs or threads.
+The rows are records in the conversational form that `data.rows.formats` reads. Nothing here knows files, runs or
+threads.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.conversation import Message, Row
+from data.rows.conversation import Message, Row
 from engine.contract import making
 from engine.contract.errors import DataError
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from openpyxl import Workbook
 
-from data.files import Options, read
+from data.reading.files import Options, read
 
 Records = list[dict[str, Any]]
 

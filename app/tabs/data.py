@@ -24,8 +24,8 @@ from app.making import Making
 from app.mapped import Mapped
 from app.table import EVERYTHING
 from app.theme import Help, sentence_error
-from data import registry
-from data.registry import Entry
+from data.datasets import registry
+from data.datasets.registry import Entry
 from engine.contract.errors import BoardError
 
 TITLE = "Data"

@@ -17,7 +17,9 @@ from app.board import QUIET, Ask, Board
 from app.form import Form
 from app.theme import Help, empty, sentence_error
 from app.watch import Watch
-from data import preflight, registry, weights
+from data import weights
+from data.checking import preflight
+from data.datasets import registry
 from engine.contract.args import EvaluateArgs
 from engine.contract.errors import ArgsError, BoardError, Problem
 

@@ -17,7 +17,7 @@ from app.form import Form
 from app.live import progress, verdict
 from app.theme import Help, empty, pill, sentence_error
 from app.watch import Watch
-from data import preflight
+from data.checking import preflight
 from engine.contract.args import ExportArgs
 from engine.contract.errors import ArgsError, BoardError, Problem
 

@@ -22,7 +22,9 @@ from app.fitting import Fitting
 from app.form import Form
 from app.look import RowsView
 from app.theme import Help, sentence_error
-from data import models, registry, render
+from data import models
+from data.datasets import registry
+from data.encoding import render
 from engine.contract import auto, kernels, machine, text
 from engine.contract.args import TrainArgs
 from engine.contract.clusters import CLUSTERS

@@ -67,7 +67,7 @@ def layer(shape: Shape, args: TrainArgs, device: str = "cpu") -> Layer:
 
     Norms work in fp32 and keep their input, and what they multiply where they are trained. Linear layers that read the
     same share what they keep of it; in 16 bits each keeps a copy of its own (autocast), unless all that is trained is
-    an adapter, whose arithmetic is one step (engine/lowrank.py). Attention keeps
+    an adapter, whose arithmetic is one step (engine/training/lowrank.py). Attention keeps
     queries, keys, values and their mix, and a number a head. The feed-forward keeps gate, its activation, and up.
     Kernels of liger compute norms and the feed-forward's activation again (Hsu et al., 2024), and so does torch's own
     for frozen norms on an accelerator.
@@ -93,7 +93,8 @@ def kept(
 ) -> Kept:
     """Bytes of all layers. `tokens` go through this process at once, in `rows` rows of at most `longest`."""
     width, each = BYTES[args.model.dtype], layer(shape, args, device)
-    # Where the feed-forward works on a piece at a time (engine/pieces.py), of the rest there is its input and output.
+    # Where the feed-forward works on a piece at a time (engine/training/pieces.py), of the rest there is its input and
+    # output.
     inside = min(tokens, PIECE) if checkpointed(args) and offloads(args) and shape.experts == 1 else tokens
     between = inside * each.inner + (2 * tokens * shape.hidden * width if inside < tokens else 0)
     one = round(tokens * (each.total - each.inner) + between) + scores(shape, args, rows, longest)

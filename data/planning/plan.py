@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from data.inspection import Inspection
+from data.checking.inspection import Inspection
 from data.planning import batch, past
 from data.planning.compute import Work, work
 from data.planning.memory import Memory, memory

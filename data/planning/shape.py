@@ -13,10 +13,11 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from data import catalogue, models
-from data.forecast import EMBEDDING, LAYER, OUTPUT, Shapes, layer_count, linear, trained_parameters
+from data import models
+from data.hubs import catalogue
 from data.models import Card
-from data.sizes import resized
+from data.planning.forecast import EMBEDDING, LAYER, OUTPUT, Shapes, layer_count, linear, trained_parameters
+from data.planning.sizes import resized
 from engine.contract.args import TrainArgs
 from engine.contract.errors import ArgsError, BoardError
 from engine.contract.imitation import Pretrain

@@ -1,6 +1,6 @@
 """What makes an answer good, for the tasks that learn from rewards: functions, a model that scores, a person.
 
-Declares and checks; what each function does with an answer is in `engine/rewards.py`. Knows no task.
+Declares and checks; what each function does with an answer is in `engine/feedback/rewards.py`. Knows no task.
 """
 
 from __future__ import annotations

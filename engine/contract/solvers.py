@@ -1,6 +1,6 @@
 """The optimisers by name: their own settings, and what each needs. The schedules by name, and their own settings.
 
-Knows no arithmetic: `engine/optimisers.py` makes them.
+Knows no arithmetic: `engine/tuning/optimisers.py` makes them.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from data import models
 from engine.contract.args import TrainArgs
 from engine.contract.errors import ArgsError, Problem
 from engine.contract.rules import MEASURE
-from engine.rows import Rows
+from engine.training.rows import Rows
 
 
 def steps_left(checkpoint: Path, steps: int) -> None:

@@ -14,10 +14,10 @@ import torch
 from torch.nn.functional import logsigmoid
 from transformers import TrainingArguments
 
-from engine.anchor import anchor
 from engine.contract.args import TrainArgs
 from engine.contract.preference import Dpo
-from engine.loading import language_model as load  # noqa: F401 (what a recipe offers)
+from engine.feedback.anchor import anchor
+from engine.models.loading import language_model as load  # noqa: F401 (what a recipe offers)
 from engine.recipes.judging import Collate as Collate  # what a recipe offers
 from engine.recipes.pairwise import Pairwise, Sides, smoothed
 from engine.recipes.setting import Setting

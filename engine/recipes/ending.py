@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from engine import ranks, sharing
 from engine.contract.args import TrainArgs
 from engine.contract.machine import machine
 from engine.contract.rundir import Run, write_json
+from engine.devices import ranks, sharing
 from engine.report import Report
-from engine.trainer import flush
+from engine.training.trainer import flush
 
 
 def save(trainer: Any, tokenizer: Any, args: TrainArgs, run: Run, dtype: torch.dtype, beside: Sequence[Path]) -> None:

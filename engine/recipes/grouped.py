@@ -1,7 +1,7 @@
 """What grpo and rloo share: questions from our own rows, answers written in groups, rewards, and what goes on record.
 
 TRL's trainers do the arithmetic, on token ids of our own rendering. What they are held to is the model at its start
-(`engine.reference`), so no second model is loaded. Knows no loss.
+(`engine.feedback.reference`), so no second model is loaded. Knows no loss.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ from datasets import concatenate_datasets
 from peft.tuners.tuners_utils import BaseTunerLayer
 from trl.trainer.utils import RepeatSampler
 
-from data.asked import facts
-from data.conversation import said
-from data.render import ChatTemplate
-from data.tokens import TextTokenizer
-from engine import ranks, rewards, rollout
+from data.encoding.asked import facts
+from data.encoding.render import ChatTemplate
+from data.encoding.tokens import TextTokenizer
+from data.rows.conversation import said
 from engine.contract.errors import ArgsError, Problem
-from engine.generate import Sampling
+from engine.devices import ranks
+from engine.feedback import rewards, rollout
+from engine.feedback.reference import Start
 from engine.recipes.setting import Setting
-from engine.reference import Start
-from engine.trainer import Recording
-from engine.turn import ends
+from engine.serving.generate import Sampling
+from engine.serving.turn import ends
+from engine.training.trainer import Recording
 
 SHOWN = 4  # answers to the first question of each rollout that the run's events show
 WRITTEN = "written-{rank}.pt"  # in a checkpoint: answers that further steps of a process learn from

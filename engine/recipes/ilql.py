@@ -3,7 +3,8 @@
 No answer is written while it learns. Two heads say what a token is worth where it stands (Q), one what the best of the
 likely tokens is worth there (V). What came after a token teaches Q; slow copies of the Q heads teach V, by an expectile
 instead of a mean, so that V is the worth of good continuations among those in the rows. A further term holds Q down for
-tokens that no row says, and the language model itself learns the answers. `engine/guidance.py` writes by Q - V.
+tokens that no row says, and the language model itself learns the answers. `engine/feedback/guidance.py` writes by Q -
+V.
 
 Snell et al., 2022 (ILQL); Kostrikov et al., 2021 (the expectile); Kumar et al., 2020 (the conservative term).
 """
@@ -19,11 +20,12 @@ import torch
 from torch.nn import functional
 from transformers import TrainerCallback, TrainingArguments
 
-from engine import heads, ranks
 from engine.contract.args import TrainArgs
 from engine.contract.reinforcement import Ilql
-from engine.guidance import FACT, Guidance
-from engine.loading import language_model as load  # noqa: F401 (what a recipe offers)
+from engine.devices import ranks
+from engine.feedback import heads
+from engine.feedback.guidance import FACT, Guidance
+from engine.models.loading import language_model as load  # noqa: F401 (what a recipe offers)
 from engine.recipes.judging import Judging, laid
 from engine.recipes.setting import Setting
 

@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 from trl.trainer.utils import disable_dropout_in_model
 
-from engine import ranks
-from engine.anchor import Anchor
-from engine.trainer import Recording
+from engine.devices import ranks
+from engine.feedback.anchor import Anchor
+from engine.training.trainer import Recording
 
 
 class Judging(Recording, Trainer):

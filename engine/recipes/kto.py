@@ -15,12 +15,12 @@ import torch
 from torch.nn.functional import sigmoid
 from transformers import TrainingArguments
 
-from engine import ranks
-from engine.anchor import anchor
 from engine.contract.args import TrainArgs
 from engine.contract.preference import Kto
-from engine.loading import language_model as load  # noqa: F401 (what a recipe offers)
-from engine.logps import logps
+from engine.devices import ranks
+from engine.feedback.anchor import anchor
+from engine.feedback.logps import logps
+from engine.models.loading import language_model as load  # noqa: F401 (what a recipe offers)
 from engine.recipes.judging import Judging, laid
 from engine.recipes.setting import Setting
 

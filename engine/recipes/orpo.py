@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 
 from engine.contract.args import TrainArgs
 from engine.contract.preference import Orpo
-from engine.loading import language_model as load  # noqa: F401 (what a recipe offers)
+from engine.models.loading import language_model as load  # noqa: F401 (what a recipe offers)
 from engine.recipes.judging import Collate as Collate  # what a recipe offers
 from engine.recipes.pairwise import Pairwise, Sides
 from engine.recipes.setting import Setting

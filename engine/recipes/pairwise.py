@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from engine.logps import logps
+from engine.feedback.logps import logps
 from engine.recipes.judging import Judging
 
 

@@ -20,12 +20,15 @@ from accelerate.utils import set_seed
 from torch.nn import functional
 from transformers import Trainer, TrainingArguments
 
-from data.asked import facts
-from data.conversation import said
-from data.render import ChatTemplate
-from data.tokens import TextTokenizer
-from engine import heads, ranks, rollout
-from engine.advantages import (
+from data.encoding.asked import facts
+from data.encoding.render import ChatTemplate
+from data.encoding.tokens import TextTokenizer
+from data.rows.conversation import said
+from engine.contract.args import TrainArgs
+from engine.contract.reinforcement import Ppo
+from engine.devices import ranks
+from engine.feedback import heads, rollout
+from engine.feedback.advantages import (
     Coefficient,
     advantages,
     explained_variance,
@@ -35,16 +38,14 @@ from engine.advantages import (
     value_loss,
     whitened,
 )
-from engine.contract.args import TrainArgs
-from engine.contract.reinforcement import Ppo
-from engine.generate import Sampling
-from engine.loading import language_model as load  # noqa: F401 (what a recipe offers)
+from engine.feedback.reference import Start
+from engine.feedback.rewards import Scorers, scorers
+from engine.feedback.rollout import Answers, Thoughts
+from engine.models.loading import language_model as load  # noqa: F401 (what a recipe offers)
 from engine.recipes.setting import Setting
-from engine.reference import Start
-from engine.rewards import Scorers, scorers
-from engine.rollout import Answers, Thoughts
-from engine.trainer import Recording
-from engine.turn import ends
+from engine.serving.generate import Sampling
+from engine.serving.turn import ends
+from engine.training.trainer import Recording
 
 Config = TrainingArguments
 SIDES = 1  # of each example in a batch

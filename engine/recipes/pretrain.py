@@ -1,7 +1,7 @@
 """Pretraining: the mean negative log-likelihood of every token of plain text, from a model's weights or from scratch.
 
 The loss, its exact evaluation and its batches are those of SFT; here every token is learnt, documents fill sequences of
-the full length (`data.documents`), and perplexity, the exponential of the loss, stands beside it.
+the full length (`data.encoding.documents`), and perplexity, the exponential of the loss, stands beside it.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import math
 from pathlib import Path
 from typing import Any
 
-from engine import scratch
 from engine.contract.args import TrainArgs
 from engine.contract.imitation import Pretrain
 from engine.contract.rundir import Run
-from engine.loading import language_model as load  # noqa: F401 (what a recipe offers)
+from engine.models import scratch
+from engine.models.loading import language_model as load  # noqa: F401 (what a recipe offers)
 from engine.recipes import sft
 from engine.recipes.setting import Setting
 from engine.recipes.sft import SIDES as SIDES

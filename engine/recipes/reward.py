@@ -15,8 +15,8 @@ from transformers import TrainingArguments
 
 from engine.contract.args import TrainArgs
 from engine.contract.preference import Reward
-from engine.loading import classifier as load  # noqa: F401 (what a recipe offers)
-from engine.logps import BESIDE
+from engine.feedback.logps import BESIDE
+from engine.models.loading import classifier as load  # noqa: F401 (what a recipe offers)
 from engine.recipes.judging import Collate as Pairs
 from engine.recipes.judging import Judging
 from engine.recipes.setting import Setting

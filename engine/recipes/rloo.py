@@ -12,7 +12,7 @@ from trl import RLOOConfig, RLOOTrainer
 
 from engine.contract.args import TrainArgs
 from engine.contract.groups import Rloo
-from engine.loading import language_model as load  # noqa: F401 (what a recipe offers)
+from engine.models.loading import language_model as load  # noqa: F401 (what a recipe offers)
 from engine.recipes import grouped
 from engine.recipes.grouped import Collate as Collate  # what a recipe offers
 from engine.recipes.grouped import beside as beside  # what a recipe offers

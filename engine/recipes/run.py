@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, set_seed
 
-from data import models, preflight, weights
-from data.render import ChatTemplate
-from engine import apart, batching, beginning, lean, methods, ranks, sharing
+from data import models, weights
+from data.checking import preflight
+from data.encoding.render import ChatTemplate
 from engine.contract import kernels
 from engine.contract.args import TrainArgs
 from engine.contract.auto import Facts, resolved, total_steps
@@ -24,17 +24,21 @@ from engine.contract.machine import machine
 from engine.contract.rules import Here
 from engine.contract.rundir import Run
 from engine.contract.tasks import Task
-from engine.model import DTYPES, device_of, dtype_of, folder_of, tokenizer_of
-from engine.picture import draw
+from engine.devices import ranks, sharing
+from engine.models import beginning
+from engine.models.model import DTYPES, device_of, dtype_of, folder_of, tokenizer_of
+from engine.models.seen import Show
+from engine.models.vision import Sight
 from engine.recipes import checks, ending
 from engine.recipes.setting import Setting
 from engine.report import Report, Stop, Stopped
-from engine.rows import Rows, rows_of
-from engine.seen import Show
-from engine.starts import Start
-from engine.trainer import PARTIAL
+from engine.training import apart, batching, lean
+from engine.training.picture import draw
+from engine.training.rows import Rows, rows_of
+from engine.training.trainer import PARTIAL
+from engine.tuning import methods
+from engine.tuning.starts import Start
 from engine.upstream import extra, settings
-from engine.vision import Sight
 
 # One module per task, with `Config`, `settings`, `load`, `Task`, `beside`, `Collate` and `SIDES` (README.md).
 RECIPES = {kind(task): f"engine.recipes.{kind(task)}" for task in sections(Task)}

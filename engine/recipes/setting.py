@@ -11,7 +11,7 @@ import torch
 from engine.contract.args import TrainArgs
 from engine.contract.rundir import Run
 from engine.report import Report, Stop
-from engine.rows import Rows
+from engine.training.rows import Rows
 
 
 @dataclass(frozen=True)

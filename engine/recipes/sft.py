@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from trl import SFTConfig, SFTTrainer
 
-from engine import likelihood
 from engine.contract.args import TrainArgs
 from engine.contract.imitation import Sft
-from engine.loading import language_model as load  # noqa: F401 (what a recipe offers)
+from engine.models.loading import language_model as load  # noqa: F401 (what a recipe offers)
 from engine.recipes.setting import Setting
-from engine.rows import Collate as Collate  # what a recipe offers
-from engine.trainer import Recording
+from engine.training import likelihood
+from engine.training.rows import Collate as Collate  # what a recipe offers
+from engine.training.trainer import Recording
 
 Config = SFTConfig
 SIDES = 1  # of each example in a batch

@@ -47,11 +47,11 @@ Talk = Callable[[random.Random], list[dict[str, str]]]
 
 
 def _speeds(model: Path, what: str, talk: Talk, workers: int = 0, goal: str = "") -> Iterator[Line]:
-    from data.batches import batches
-    from data.conversation import Row
-    from data.prepare import Examples
-    from data.render import ChatTemplate
-    from data.tokens import TextTokenizer
+    from data.encoding.batches import batches
+    from data.encoding.prepare import Examples
+    from data.encoding.render import ChatTemplate
+    from data.encoding.tokens import TextTokenizer
+    from data.rows.conversation import Row
 
     draw = random.Random(1)
     rows = [Row(talk(draw), None, "rows.jsonl", number) for number in range(SPEED)]
@@ -130,7 +130,7 @@ def main(workspace: Path) -> None:
     """Prepare the rows of a workspace as a run does; print the seconds that it took."""
     from engine.contract import rundir, text
     from engine.report import Report
-    from engine.rows import rows_of
+    from engine.training.rows import rows_of
 
     args = text.parse({}, ["model=model", "data=rows.jsonl", "data.split=99/1/0"], kind="train")
     run = rundir.make(workspace, "bench", text.dump(args))

@@ -214,10 +214,10 @@ class Sides:
 
     def _rows(self) -> tuple[list[Any], list[Any]]:
         """The demo rows as conversations, and as the token ids and labels that the engine makes of them."""
-        from data import registry
-        from data.prepare import prepare
-        from data.render import ChatTemplate
-        from data.tokens import TextTokenizer
+        from data.datasets import registry
+        from data.encoding.prepare import prepare
+        from data.encoding.render import ChatTemplate
+        from data.encoding.tokens import TextTokenizer
 
         args = self._args()
         rows = [row for name in args.data.train for row in registry.load(registry.find(name, self.workspace))]

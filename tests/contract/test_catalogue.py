@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from data import catalogue, formats, models
-from data.catalogue import ModelEntry
-from data.templates import families, suggest
+from data import models
+from data.encoding.templates import families, suggest
+from data.hubs import catalogue
+from data.hubs.catalogue import ModelEntry
+from data.rows import formats
 from engine.contract.errors import ModelError
 
 ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.conversation import Row
-from data.mask import tokenise
-from data.render import ChatTemplate, in_parts
-from data.templates import families
-from data.tokens import TextTokenizer
+from data.encoding.mask import tokenise
+from data.encoding.render import ChatTemplate, in_parts
+from data.encoding.templates import families
+from data.encoding.tokens import TextTokenizer
+from data.rows.conversation import Row
 from engine.contract.errors import BoardError
 from tests.wording import SPECIAL, byte_level
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from data import tools
-from data.conversation import Row
-from data.mask import Tokens, TrainOn, tokenise
-from data.render import ChatTemplate
-from data.templates import TEMPLATES, Family, families, suggest
-from data.tokens import TextTokenizer
+from data.encoding import tools
+from data.encoding.mask import Tokens, TrainOn, tokenise
+from data.encoding.render import ChatTemplate
+from data.encoding.templates import TEMPLATES, Family, families, suggest
+from data.encoding.tokens import TextTokenizer
+from data.rows.conversation import Row
 from engine.contract.errors import DataError
 from tests.wording import byte_level
 

@@ -31,8 +31,9 @@ def known() -> dict[str, set[str]]:
     """The names that each upstream configuration takes; `trainer` by itself those that all tasks' trainers take."""
     import peft
 
-    from engine import adapters, model
+    from engine.models import model
     from engine.recipes.run import RECIPES
+    from engine.tuning import adapters
 
     tasks = {kind: fields(importlib.import_module(module).Config) for kind, module in RECIPES.items()}
     ours = (model.folder_of, model.model_of, model.tokenizer_of)
@@ -74,13 +75,13 @@ def test_every_choice_of_schedule_and_optimiser_exists_upstream() -> None:
 
     choices = {spec.path: set(spec.choices) for spec in walk(TrainArgs)}
     assert choices["optim.schedule"] <= {kind.value for kind in SchedulerType}
-    ours = {"muon", "adam_mini", "badam"}  # engine/optimisers.py makes them itself
+    ours = {"muon", "adam_mini", "badam"}  # engine/tuning/optimisers.py makes them itself
     assert choices["optim.optimiser"] - ours <= {name.value for name in OptimizerNames}
 
 
 def test_every_task_has_a_recipe_and_every_method_its_function() -> None:
-    from engine.methods import METHODS
     from engine.recipes.run import RECIPES
+    from engine.tuning.methods import METHODS
 
     kinds = {spec.path: set(spec.choices) for spec in walk(TrainArgs) if spec.path.endswith(".kind")}
     assert kinds == {"task.kind": set(RECIPES), "method.kind": set(METHODS)}

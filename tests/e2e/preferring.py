@@ -40,11 +40,11 @@ def trainer(workspace: Path, kind: str, rows: Sequence[dict[str, Any]], *overrid
     from datasets import Dataset
     from transformers import set_seed
 
-    from engine import methods
-    from engine.model import tokenizer_of
+    from engine.models.model import tokenizer_of
     from engine.recipes.run import _config
     from engine.recipes.setting import Setting
-    from engine.rows import Rows
+    from engine.training.rows import Rows
+    from engine.tuning import methods
 
     recipe: Any = importlib.import_module(f"engine.recipes.{kind}")
     said = [

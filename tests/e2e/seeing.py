@@ -10,12 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from data import registry
-from data.render import ChatTemplate
-from data.tokens import TextTokenizer
-from engine.rows import Collate, maker_of
-from engine.seen import Show
-from engine.vision import Sight
+from data.datasets import registry
+from data.encoding.render import ChatTemplate
+from data.encoding.tokens import TextTokenizer
+from engine.models.seen import Show
+from engine.models.vision import Sight
+from engine.training.rows import Collate, maker_of
 from tests import tiny_sight
 from tests.e2e.training import train
 
@@ -81,7 +81,7 @@ def run(workspace: Path, family: str, *overrides: str) -> Any:
 
 def prepared(workspace: Path, family: str, **options: Any) -> list[dict[str, Any]]:
     """The rows of shown.jsonl as examples for the model of `family`."""
-    from data.batches import batches
+    from data.encoding.batches import batches
     from engine.contract import text
 
     folder = workspace / "models" / family

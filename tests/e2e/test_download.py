@@ -204,7 +204,7 @@ def test_a_model_of_modelscope_lands_in_the_workspace_and_is_found_by_its_id(
 
 
 def test_a_dataset_of_a_hub_is_listed_when_it_has_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from data import registry
+    from data.datasets import registry
 
     rows = b'{"instruction": "1 + 1", "output": "2"}\n{"instruction": "1 + 2", "output": "3"}\n'
 

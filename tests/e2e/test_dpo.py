@@ -20,7 +20,7 @@ BETA, SMOOTHING = 0.3, 0.2
 
 
 def base(workspace: Path) -> Any:
-    from engine.model import model_of
+    from engine.models.model import model_of
 
     return model_of(workspace / "models" / "tiny", dtype=torch.float32, device=torch.device("cpu"))
 
@@ -144,7 +144,7 @@ def test_an_adapter_that_takes_weights_over_is_held_to_the_base_all_the_same(wor
 
 
 def test_an_adapter_that_goes_on_is_held_to_where_it_began(workspace: Path) -> None:
-    from engine.anchor import as_it_is
+    from engine.feedback.anchor import as_it_is
 
     made = prepared(workspace, *LORA)
     start = copy.deepcopy(made.model)  # shaken: its adapter changes what the base says
@@ -208,7 +208,7 @@ def test_another_model_can_be_the_reference(workspace: Path) -> None:
 
     tiny.model_folder(workspace / "models" / "other", seed=9)
     made = prepared(workspace, *LORA, "task.reference_model=other", "task.precompute_reference=yes")
-    from engine.model import model_of
+    from engine.models.model import model_of
 
     other = model_of(workspace / "models" / "other", dtype=torch.float32, device=torch.device("cpu"))
     rows = [made.train_dataset[place] for place in range(len(ROWS))]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from data.preflight import problems
+from data.checking.preflight import problems
 from engine.contract import text
 from engine.contract.errors import ArgsError
 from engine.contract.rundir import Run

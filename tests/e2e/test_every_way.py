@@ -136,7 +136,7 @@ def reloaded(folder: Path, workspace: Path) -> torch.Tensor:
     """What the saved model in `folder` says of a few tokens, loaded as everything that uses it does."""
     from transformers import AutoModelForSequenceClassification
 
-    from engine.model import model_of, with_adapter
+    from engine.models.model import model_of, with_adapter
 
     settings = folder / "config.json"
     adapter = folder / "adapter_config.json"

@@ -11,12 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from engine import export, verify
+from engine import export
 from engine.contract import rundir, text
 from engine.contract.args import ExportArgs
 from engine.contract.errors import BoardError, ModelError, ResourceError
 from engine.contract.events import decode
 from engine.contract.rundir import Run, records
+from engine.exporting import verify
 from engine.report import Report, Stop
 from tests import tuned
 

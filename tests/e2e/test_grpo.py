@@ -42,12 +42,12 @@ def made(workspace: Path) -> Callable[..., Any]:
     from datasets import Dataset
     from transformers import set_seed
 
-    from engine import methods
-    from engine.model import model_of, tokenizer_of
+    from engine.models.model import model_of, tokenizer_of
     from engine.recipes import grpo, rloo
     from engine.recipes.run import _config
     from engine.recipes.setting import Setting
-    from engine.rows import Rows
+    from engine.training.rows import Rows
+    from engine.tuning import methods
 
     def make(task: str, *overrides: str) -> Any:
         said = [
@@ -189,7 +189,7 @@ def test_the_loss_of_rloo_equals_the_formula(made: Callable[..., Any]) -> None:
 
 
 def test_the_model_reads_our_own_rendering_once(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from engine import rollout
+    from engine.feedback import rollout
 
     read, write = [], rollout.write
 
@@ -199,7 +199,7 @@ def test_the_model_reads_our_own_rendering_once(workspace: Path, monkeypatch: py
 
     monkeypatch.setattr(rollout, "write", spied)
     train(workspace, "task=grpo", *SMALL, "steps.max_steps=1")
-    from engine.model import tokenizer_of
+    from engine.models.model import tokenizer_of
 
     tokenizer = tokenizer_of(workspace / "models" / "tiny")
     for ids in read:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from engine.guidance import Guidance
-from engine.heads import FILE
+from engine.feedback.guidance import Guidance
+from engine.feedback.heads import FILE
 from engine.recipes import ilql
 from tests.e2e.test_ppo import louder
 from tests.e2e.training import copied, events, losses, train, weights
@@ -48,16 +48,16 @@ def made(workspace: Path, *overrides: str) -> Any:
     from datasets import Dataset
     from transformers import set_seed
 
-    from engine import methods
     from engine.contract import rundir, text
     from engine.contract.auto import Facts, resolved
     from engine.contract.machine import machine
     from engine.contract.rundir import Run
-    from engine.model import model_of, tokenizer_of
+    from engine.models.model import model_of, tokenizer_of
     from engine.recipes.run import _config
     from engine.recipes.setting import Setting
     from engine.report import Report, Stop
-    from engine.rows import Rows
+    from engine.training.rows import Rows
+    from engine.tuning import methods
     from tests.e2e.training import TINY
 
     args: Any = text.parse({}, [*TINY, "task=ilql", "task.normalise=false", *overrides], kind="train")
@@ -217,7 +217,7 @@ def guide(model: Any, strength: float) -> Guidance:
     """Heads that find token 9 worth 4 more than any other, and expect 1."""
     from torch import nn
 
-    from engine import heads
+    from engine.feedback import heads
 
     width, words = heads.width(model), model.config.vocab_size
     found = nn.ModuleDict({
@@ -231,7 +231,7 @@ def guide(model: Any, strength: float) -> Guidance:
 
 
 def test_guidance_adds_the_advantage_of_the_lower_head_to_the_logits(workspace: Path) -> None:
-    from engine.model import model_of
+    from engine.models.model import model_of
 
     model = model_of(workspace / "models" / "tiny", dtype=torch.float32, device=torch.device("cpu"))
     ids = torch.tensor([[3, 4, 5]])
@@ -249,8 +249,8 @@ def test_guidance_adds_the_advantage_of_the_lower_head_to_the_logits(workspace: 
 
 
 def voice_of(run: Any, workspace: Path) -> Any:
-    from engine import roster
     from engine.contract import text
+    from engine.serving import roster
 
     args: Any = text.parse({}, [f"models=[{run.id}]", "dtype=fp32", "device=cpu"], kind="serve")
     return roster.load(args, workspace).find(run.id)
@@ -258,7 +258,7 @@ def voice_of(run: Any, workspace: Path) -> Any:
 
 def test_written_by_worth_the_rewarded_answer_wins_over_the_usual_one(scored: Path) -> None:
     """Most rows say No. and are worth nothing: imitation says No., and guidance says Yes., in training and in Chat."""
-    from engine.generate import Sampling, generate
+    from engine.serving.generate import Sampling, generate
 
     louder(scored)
     run = run_of(

@@ -25,7 +25,7 @@ ROWS = [
 
 
 def base(workspace: Path) -> Any:
-    from engine.model import model_of
+    from engine.models.model import model_of
 
     return model_of(workspace / "models" / "tiny", dtype=torch.float32, device=torch.device("cpu"))
 
@@ -166,10 +166,10 @@ def test_the_run_says_what_good_and_bad_answers_count(judged: Path) -> None:
 
 
 def test_only_the_answer_that_is_judged_is_learnt_from(judged: Path) -> None:
-    from data.conversation import Row
-    from data.judged import Judged
-    from data.render import ChatTemplate
-    from data.tokens import TextTokenizer
+    from data.encoding.judged import Judged
+    from data.encoding.render import ChatTemplate
+    from data.encoding.tokens import TextTokenizer
+    from data.rows.conversation import Row
 
     folder = judged / "models" / "tiny"
     tokenizer = TextTokenizer.of(folder)

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from data import weights as named
-from engine import lineage, roster
 from engine.contract.args import ServeArgs
 from engine.contract.errors import ArgsError
 from engine.contract.rundir import Run
+from engine.exporting import lineage
+from engine.serving import roster
 from tests.e2e.test_export import do
 from tests.e2e.training import events, losses, train, weights
 

@@ -13,12 +13,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from data import preflight
-from engine import apart, causal, likelihood, lowrank, offload
+from data.checking import preflight
 from engine.contract import kernels, text
 from engine.contract.args import TrainArgs
 from engine.contract.errors import ArgsError
-from engine.rows import Collate
+from engine.training import apart, causal, likelihood, lowrank, offload
+from engine.training.rows import Collate
 from tests.e2e.training import TINY, events, losses, train, weights
 
 ROWS = [
@@ -200,7 +200,7 @@ def test_activations_in_main_memory_change_no_number(
         return real(tensor)
 
     # There is no accelerator to offload from: without this rule it is done on the processor.
-    monkeypatch.setattr("data.preflight.unmet", lambda args, here: [])
+    monkeypatch.setattr("data.checking.preflight.unmet", lambda args, here: [])
     words = ["method.rank=4", "steps.max_steps=2", f"compute.checkpointing={checkpointing}"]
     plain = train(workspace, *words)
     assert not packed

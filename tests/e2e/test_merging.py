@@ -16,7 +16,7 @@ from tests.e2e.training import train
 
 @pytest.mark.parametrize("said", EACH)
 def test_merged_equals_unmerged_and_so_does_what_is_written(tiny_model: Path, tmp_path: Path, said: list[str]) -> None:
-    from engine.merging import merged
+    from engine.models.merging import merged
 
     tuned = shaken(prepared(tiny_model, *said))
     wanted = says(tuned)
@@ -30,7 +30,7 @@ def test_merged_equals_unmerged_and_so_does_what_is_written(tiny_model: Path, tm
 def test_embeddings_trained_apart_are_not_tied_again(tiny_model: Path, tmp_path: Path) -> None:
     from peft import LoraConfig, get_peft_model
 
-    from engine.merging import merged
+    from engine.models.merging import merged
 
     config = LoraConfig(target_modules="all-linear", modules_to_save=["embed_tokens"], task_type="CAUSAL_LM")
     tuned = shaken(get_peft_model(loaded(tiny_model), config))
@@ -99,8 +99,8 @@ def test_a_learnt_prompt_can_start_as_words(tiny_model: Path) -> None:
 
 
 def test_adapters_of_every_kind_share_one_base_and_leave_it_alone(workspace: Path, tiny_model: Path) -> None:
-    from engine.attached import attached
-    from engine.model import with_adapter
+    from engine.models.attached import attached
+    from engine.models.model import with_adapter
 
     kinds = {"lora": LORA, "other": [*LORA, "method.targets=[q_proj]"], "oft": ["method=oft"],
              "prompt": ["method=prompt"], "prefix": ["method=prefix"],

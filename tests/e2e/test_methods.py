@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from data import preflight
+from data.checking import preflight
 from engine.contract import text
 from engine.contract.errors import ArgsError, BoardError
 from engine.contract.tuners import TUNERS
-from engine.starts import Start
+from engine.tuning.starts import Start
 from tests.e2e.training import TINY, losses, train, weights
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10, 30, 40]])
@@ -42,7 +42,7 @@ EACH = [
 
 
 def loaded(folder: Path, **more: Any) -> Any:
-    from engine.model import model_of
+    from engine.models.model import model_of
 
     return model_of(folder, dtype=torch.float32, device=CPU, **more)
 
@@ -52,7 +52,7 @@ def args_of(*said: str) -> Any:
 
 
 def prepared(folder: Path, *said: str, start: Start | None = None) -> Any:
-    from engine import methods
+    from engine.tuning import methods
 
     torch.manual_seed(7)
     return methods.prepared(loaded(folder), args_of(*said), start or Start(steps=10)).eval()
@@ -105,7 +105,7 @@ def test_the_half_that_moves_is_the_one_that_peft_takes_out_of_the_weights(tiny_
 def test_the_half_that_stands_still_does_so_and_the_adapter_fits_the_untouched_base(
     workspace: Path, tiny_model: Path, init: str
 ) -> None:
-    from engine.model import with_adapter
+    from engine.models.model import with_adapter
 
     said = [*LORA, f"method.init={init}"]
     run = train(workspace, *said, "optim.learning_rate=1e-2", "record.save_every=2")
@@ -149,7 +149,7 @@ def test_eva_is_told_of_batches_that_hold_no_rows(tiny_model: Path) -> None:
 def test_the_second_matrix_learns_faster_by_the_ratio_and_nothing_else_does(tiny_model: Path) -> None:
     from transformers import TrainingArguments
 
-    from engine import optimisers
+    from engine.tuning import optimisers
 
     said = [*LORA, "method.lr_ratio=8", "optim.learning_rate=1e-3", "method.extra_modules=[norm]"]
     model = prepared(tiny_model, *said)
@@ -170,7 +170,7 @@ def test_the_second_matrix_learns_faster_by_the_ratio_and_nothing_else_does(tiny
     "said", [["method=oft"], ["method=ia3"], ["method=prompt"], ["method=prefix"], TUNED["vera"]], ids=" ".join
 )
 def test_an_adapter_moves_and_its_base_stands_still(workspace: Path, tiny_model: Path, said: list[str]) -> None:
-    from engine.model import with_adapter
+    from engine.models.model import with_adapter
 
     run = train(workspace, *said, "optim.learning_rate=1e-2", "data.split=80/20/0", "steps.max_steps=3")
     tuned = with_adapter(loaded(tiny_model), run.model_path)
@@ -215,7 +215,7 @@ def test_new_layers_move_alone_and_the_result_is_a_larger_model(workspace: Path)
 
 
 def test_new_layers_go_between_the_others_and_lists_of_layers_grow_with_them(tmp_path: Path) -> None:
-    from engine.expand import expanded
+    from engine.tuning.expand import expanded
     from tests import tiny
 
     model = loaded(tiny.model_folder(tmp_path / "tiny", layers=4))
@@ -230,7 +230,7 @@ def test_new_layers_go_between_the_others_and_lists_of_layers_grow_with_them(tmp
 
 
 def test_layers_that_do_not_end_as_known_are_refused(tiny_model: Path) -> None:
-    from engine.expand import expanded
+    from engine.tuning.expand import expanded
 
     model = loaded(tiny_model)
     for layer in model.model.layers:  # a family whose layers add something more
@@ -283,7 +283,7 @@ def test_check_knows_from_its_files_what_cannot_be_gone_on_from(
 
 
 def test_a_new_adapter_on_top_leaves_the_first_as_it_was_and_is_saved_with_it(workspace: Path) -> None:
-    from engine.model import with_adapter
+    from engine.models.model import with_adapter
 
     tiny = workspace / "models" / "tiny"
     first = train(workspace, *LORA, "optim.learning_rate=1e-2")
@@ -316,7 +316,7 @@ def test_rank_goes_to_its_budget_and_what_has_lost_it_stays_without(workspace: P
 
 
 def test_its_directions_are_kept_apart_by_the_papers_term(tiny_model: Path) -> None:
-    from engine.methods import callbacks
+    from engine.tuning.methods import callbacks
 
     said = ["method=tuner", "method.tuner=adalora", "method.own={init_r: 4, target_r: 2, orth_reg_weight: 0.7}"]
     model = prepared(tiny_model, *said)

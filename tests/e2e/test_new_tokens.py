@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from data import preflight, weights
-from data.tokens import TextTokenizer
-from engine import lineage, roster
+from data import weights
+from data.checking import preflight
+from data.encoding.tokens import TextTokenizer
 from engine.contract import text
 from engine.contract.args import ServeArgs
 from engine.contract.errors import ArgsError
+from engine.exporting import lineage
+from engine.serving import roster
 from tests.e2e.test_export import do
 from tests.e2e.training import TINY, events, losses, train
 from tests.e2e.training import weights as tensors

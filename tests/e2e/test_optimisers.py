@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from data import preflight
-from engine import optimisers
+from data.checking import preflight
 from engine.contract import rundir, text
 from engine.contract.errors import ArgsError
 from engine.contract.rules import _installed
 from engine.contract.solvers import BY_MEASURE, SCHEDULES, SOLVERS
-from engine.solvers import AdamMini, BlockAdamW
+from engine.tuning import optimisers
+from engine.tuning.solvers import AdamMini, BlockAdamW
 from tests.e2e.training import TINY, losses, train, weights
 
 SLOW_TO_START = {"schedule_free_radam": 8}  # steps, while it knows too little of the gradients' sizes

@@ -14,7 +14,7 @@ import torch
 from engine.contract import rundir, text
 from engine.contract.errors import ArgsError
 from engine.contract.rundir import Run
-from engine.heads import FILE
+from engine.feedback.heads import FILE
 from engine.report import Report, Stop, Stopped
 from tests.e2e.test_embedded_model import folder as embedded  # noqa: F401 (a fixture)
 from tests.e2e.training import TINY, events, losses, train, weights
@@ -40,14 +40,14 @@ def made(workspace: Path) -> Callable[..., Any]:
     from datasets import Dataset
     from transformers import set_seed
 
-    from engine import methods
     from engine.contract.auto import Facts, resolved
     from engine.contract.machine import machine
-    from engine.model import model_of, tokenizer_of
+    from engine.models.model import model_of, tokenizer_of
     from engine.recipes import ppo
     from engine.recipes.run import _config
     from engine.recipes.setting import Setting
-    from engine.rows import Rows
+    from engine.training.rows import Rows
+    from engine.tuning import methods
 
     def make(*overrides: str) -> Any:
         args: Any = text.parse({}, [*TINY, *TASK, *overrides], kind="train")
@@ -124,7 +124,7 @@ def test_the_model_is_held_to_what_it_was_at_its_start(made: Callable[..., Any],
     shake(trainer.model, 0.2)
     moved = trainer.write(batch())
     assert moved.kl.abs().max() > 1e-3
-    from engine.model import model_of
+    from engine.models.model import model_of
 
     folder = trainer.processing_class.name_or_path
     base = model_of(Path(folder), dtype=torch.float32, device=torch.device("cpu"))
@@ -232,7 +232,7 @@ def test_a_stop_saves_a_checkpoint_and_ends(workspace: Path) -> None:
 def test_a_reward_model_on_the_same_base_shares_its_weights_and_scores_as_it_does_alone(
     made: Callable[..., Any], workspace: Path
 ) -> None:
-    from engine.scoring import Scorer
+    from engine.feedback.scoring import Scorer
 
     pairs = [{"prompt": f"Q{n}?", "chosen": "A good one.", "rejected": "Bad."} for n in range(6)]
     (workspace / "datasets" / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)) + "\n", encoding="utf-8")
@@ -257,7 +257,7 @@ def test_the_reference_holds_in_bf16_too(made: Callable[..., Any]) -> None:
     shake(trainer.model, 0.2)
     answers = before.answers
     with torch.no_grad(), trainer.compute_loss_context_manager():
-        from engine import rollout
+        from engine.feedback import rollout
 
         moved = rollout.thoughts(trainer.model, answers).logps(answers.tokens)
         with trainer.start.of(trainer.model) as start:
@@ -309,7 +309,7 @@ def test_the_embedded_model_learns_how_to_begin(embedded: Path, tmp_path: Path) 
 
 def louder(workspace: Path) -> None:
     """The tiny model with words that differ more: as it is, no hidden state can make one of them likely."""
-    from engine.model import model_of, tokenizer_of
+    from engine.models.model import model_of, tokenizer_of
 
     folder = workspace / "models" / "tiny"
     model = model_of(folder, dtype=torch.float32, device=torch.device("cpu"))

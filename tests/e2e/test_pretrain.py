@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from data import registry
-from data.preflight import problems
-from data.render import NoTemplate
-from data.sizes import resized
+from data.checking.preflight import problems
+from data.datasets import registry
+from data.encoding.render import NoTemplate
+from data.planning.sizes import resized
 from engine.contract import rundir, text
 from engine.contract.errors import ArgsError, DataError
 from tests.e2e.training import TINY, events, losses, train, weights
@@ -158,7 +158,7 @@ def test_from_scratch_takes_another_size_and_a_tokenizer_of_its_own(texts: Path)
 
 
 def test_what_was_trained_from_scratch_is_measured_against_its_start(texts: Path) -> None:
-    from engine import lineage
+    from engine.exporting import lineage
 
     run = train(texts, *SCRATCH, "steps.max_steps=1", "task.vocabulary=300")
     assert lineage.of(run.id, texts).base == str(run.start_path)

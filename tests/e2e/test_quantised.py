@@ -27,7 +27,7 @@ FORMS = ["int8", "nf4", "fp4", pytest.param("torchao_int8", marks=torchao)]
 
 
 def loaded(folder: Path, form: str = "none", **more: Any) -> Any:
-    from engine.model import model_of
+    from engine.models.model import model_of
 
     return model_of(folder, dtype=torch.float32, device=CPU, quantisation=form, **more)
 
@@ -57,8 +57,8 @@ def test_weights_are_held_in_fewer_bits_and_say_nearly_the_same(tiny_model: Path
 def test_training_moves_the_adapter_alone_goes_on_and_is_the_same_when_loaded_again(
     workspace: Path, tiny_model: Path, form: str
 ) -> None:
-    from engine import methods
-    from engine.model import with_adapter
+    from engine.models.model import with_adapter
+    from engine.tuning import methods
 
     said = [
         *LORA,
@@ -86,7 +86,7 @@ def test_training_moves_the_adapter_alone_goes_on_and_is_the_same_when_loaded_ag
 
 @pytest.mark.parametrize("form", ["nf4", "fp4"])
 def test_gradients_are_those_of_the_widened_weights_after_an_evaluation_too(tiny_model: Path, form: str) -> None:
-    from engine import methods
+    from engine.tuning import methods
 
     args: Any = text.parse({}, ["model=tiny", "data=x", *LORA, f"model.quantisation={form}"], kind="train")
     gradients = []
@@ -123,7 +123,7 @@ def test_the_scales_are_quantised_too_unless_that_is_off(tiny_model: Path) -> No
 def test_it_is_judged_as_it_was_trained_and_merged_into_full_precision(
     workspace: Path, tiny_model: Path, form: str
 ) -> None:
-    from engine.model import with_adapter
+    from engine.models.model import with_adapter
 
     run = train(workspace, *LORA, f"model.quantisation={form}", "data.split=60/40/0", "optim.learning_rate=1e-2")
     judged = done("evaluate", workspace, f"tuned={run.id}", "max_tokens=2", "dtype=fp32")
@@ -139,8 +139,8 @@ def test_it_is_judged_as_it_was_trained_and_merged_into_full_precision(
 
 
 def test_base_and_adapter_are_loaded_for_chat_as_the_adapter_was_trained(workspace: Path, tiny_model: Path) -> None:
-    from engine.model import with_adapter
-    from engine.roster import load
+    from engine.models.model import with_adapter
+    from engine.serving.roster import load
 
     said: list[str] = []
     run = train(workspace, *LORA, "model.quantisation=nf4", "optim.learning_rate=1e-2")
@@ -156,8 +156,8 @@ def test_base_and_adapter_are_loaded_for_chat_as_the_adapter_was_trained(workspa
 def test_loftq_starts_nearer_to_the_full_weights_and_merges_into_those_that_it_mended(
     workspace: Path, tiny_model: Path
 ) -> None:
-    from engine import methods
-    from engine.model import with_adapter
+    from engine.models.model import with_adapter
+    from engine.tuning import methods
 
     said = [*LORA, "model.quantisation=nf4", "method.init=loftq"]
     args: Any = text.parse({}, ["model=tiny", "data=x", *said], kind="train")
@@ -172,8 +172,8 @@ def test_loftq_starts_nearer_to_the_full_weights_and_merges_into_those_that_it_m
 
 
 def test_what_goes_on_from_loftq_belongs_to_the_weights_that_it_mended(workspace: Path, tiny_model: Path) -> None:
-    from data import preflight
-    from engine.model import with_adapter
+    from data.checking import preflight
+    from engine.models.model import with_adapter
 
     said = [*LORA, "model.quantisation=nf4", "optim.learning_rate=1e-2"]
     first = train(workspace, *said, "method.init=loftq")
@@ -186,7 +186,7 @@ def test_what_goes_on_from_loftq_belongs_to_the_weights_that_it_mended(workspace
 
 
 def test_a_reward_model_with_loftq_scores_and_is_merged_as_it_was_trained(workspace: Path) -> None:
-    from engine.scoring import Scorer
+    from engine.feedback.scoring import Scorer
 
     rows = [{"prompt": f"What is {n}?", "chosen": f"It is {n}.", "rejected": "No idea."} for n in range(8)]
     (workspace / "datasets" / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
@@ -205,9 +205,9 @@ def test_a_reward_model_with_loftq_scores_and_is_merged_as_it_was_trained(worksp
 def test_other_adapters_share_a_quantised_base_with_it(
     tiny_model: Path, tmp_path: Path, form: str, other: list[str]
 ) -> None:
-    from engine import methods
-    from engine.attached import attached
-    from engine.model import with_adapter
+    from engine.models.attached import attached
+    from engine.models.model import with_adapter
+    from engine.tuning import methods
 
     folders = {}
     for name, said in (("lora", LORA), ("other", other)):
@@ -272,7 +272,7 @@ def stored(tiny_model: Path, folder: Path, method: str) -> Path:
 def test_a_quantised_checkpoint_names_what_reads_it(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, package: str
 ) -> None:
-    from engine import quantised
+    from engine.models import quantised
 
     monkeypatch.setattr(quantised, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match=rf"is quantised \({method}\).*pip install {package}"):
@@ -282,7 +282,7 @@ def test_a_quantised_checkpoint_names_what_reads_it(
 def test_a_quantised_checkpoint_is_refused_before_the_run_where_it_cannot_be_trained(
     workspace: Path, tiny_model: Path
 ) -> None:
-    from data import preflight
+    from data.checking import preflight
 
     stored(tiny_model, workspace / "models" / "held", "gptq")
     said = ["model=held", "data=sums.jsonl", "method=full", "model.quantisation=none"]

@@ -13,8 +13,8 @@ from engine.contract import rundir, text
 from engine.contract.args import EvaluateArgs, ExportArgs, ServeArgs
 from engine.contract.errors import ArgsError, DataError, ModelError
 from engine.contract.rundir import Run
+from engine.feedback.scoring import Scorer
 from engine.report import Report, Stop
-from engine.scoring import Scorer
 from tests.e2e.preferring import LORA, MARGINS, PAIRS, PROMPT, ROWS, compare, shake, trainer
 from tests.e2e.training import events, losses, train
 
@@ -131,7 +131,7 @@ def test_evaluation_asks_how_often_the_better_answer_is_preferred(pairs: Path) -
 
 
 def test_what_needs_answers_refuses_a_model_that_scores(pairs: Path) -> None:
-    from engine import roster
+    from engine.serving import roster
 
     run = learnt(pairs, *LORA, "steps.max_steps=1")
     with pytest.raises(ModelError, match="scores answers and writes none"):

@@ -9,17 +9,18 @@ from typing import Any
 
 import pytest
 
-from data import batches, pack, prepare, sets, store
-from data.conversation import Row
-from data.formats import restored
-from data.render import ChatTemplate
-from data.tokens import TextTokenizer
-from engine import rows as rows_module
+from data.datasets import sets
+from data.encoding import batches, pack, prepare, store
+from data.encoding.render import ChatTemplate
+from data.encoding.tokens import TextTokenizer
+from data.rows.conversation import Row
+from data.rows.formats import restored
 from engine.contract import rundir, text
 from engine.contract.errors import DataError
 from engine.contract.rundir import Run, records
 from engine.report import Report, Stopped
-from engine.rows import Rows, rows_of
+from engine.training import rows as rows_module
+from engine.training.rows import Rows, rows_of
 from tests import tiny
 from tests.e2e.training import events
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data import preflight
+from data.checking import preflight
 from engine.contract import rundir, text
 from engine.contract.args import TrainArgs
 from engine.contract.errors import BoardError

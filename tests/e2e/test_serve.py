@@ -38,7 +38,7 @@ def test_a_base_with_its_adapters_off_gives_exactly_the_logits_of_one_that_never
     import torch
     from transformers import AutoModelForCausalLM
 
-    from engine.roster import load
+    from engine.serving.roster import load
 
     args = text.parse({"models": ["base", "exports/one"], "dtype": "fp32", "device": "cpu"}, kind="serve")
     roster = load(args, house)  # type: ignore[arg-type]
@@ -54,7 +54,7 @@ def test_a_base_with_its_adapters_off_gives_exactly_the_logits_of_one_that_never
 
 
 def test_a_base_that_only_its_adapter_named_can_be_asked_too(house: Path) -> None:
-    from engine.roster import load
+    from engine.serving.roster import load
 
     args = text.parse({"models": ["exports/one"], "dtype": "fp32", "device": "cpu"}, kind="serve")
     roster = load(args, house)  # type: ignore[arg-type]

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from data import registry
-from data.prepare import prepare
-from data.render import ChatTemplate
-from data.tokens import TextTokenizer
+from data.datasets import registry
+from data.encoding.prepare import prepare
+from data.encoding.render import ChatTemplate
+from data.encoding.tokens import TextTokenizer
 from engine.contract.errors import ArgsError, BoardError
 from engine.report import Stop, Stopped
 from tests.e2e.training import copied, events, losses, train, weights

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from data import registry, survey
-from data.prepare import prepare
-from data.render import ChatTemplate
-from data.tokens import TextTokenizer
+from data.checking import survey
+from data.datasets import registry
+from data.encoding.prepare import prepare
+from data.encoding.render import ChatTemplate
+from data.encoding.tokens import TextTokenizer
 from engine.contract import text
 from engine.contract.errors import DataError
 from tests.e2e.training import TINY, events, losses, train, weights

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from data import fitness, preflight, survey
+from data.checking import fitness, preflight, survey
 from engine import export
 from engine.contract import rundir, text
 from engine.contract.args import ExportArgs, TrainArgs

@@ -9,12 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from data import registry
-from data.render import ChatTemplate
+from data.datasets import registry
+from data.encoding.render import ChatTemplate
 from engine.contract.errors import ArgsError, DataError
 from engine.contract.vision import Vision
-from engine.parts import Parts
-from engine.vision import Sight
+from engine.models.parts import Parts
+from engine.models.vision import Sight
 from tests.e2e.seeing import FAMILIES, LORA, batch_of, model_of, prepared, run, write
 from tests.e2e.seeing import seeing as seeing
 from tests.e2e.seeing import workspace as workspace

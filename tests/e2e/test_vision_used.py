@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from engine.contract.errors import DataError
-from engine.vision import Sight
+from engine.models.vision import Sight
 from tests.e2e.seeing import LORA, batch_of, model_of, run
 from tests.e2e.seeing import seeing as seeing
 from tests.e2e.seeing import workspace as workspace
@@ -45,9 +45,9 @@ def test_the_server_answers_on_a_picture_as_the_model_does(workspace: Path, dtyp
 
     from starlette.testclient import TestClient
 
-    from engine.api import Api, Desk
     from engine.contract import text
-    from engine.roster import load
+    from engine.serving.api import Api, Desk
+    from engine.serving.roster import load
 
     tuned = run(workspace, "qwen2-vl", *LORA)
     args: Any = text.parse(
@@ -101,7 +101,7 @@ def test_the_server_answers_on_a_picture_as_the_model_does(workspace: Path, dtyp
 
 def test_a_model_that_reads_text_alone_refuses_a_picture_in_a_sentence(workspace: Path, tiny_model: Path) -> None:
     from engine.contract import text
-    from engine.roster import load
+    from engine.serving.roster import load
 
     (workspace / "models" / "tiny").symlink_to(tiny_model)
     args: Any = text.parse({}, ["models=[tiny]", "dtype=fp32", "device=cpu"], kind="serve")
@@ -117,8 +117,8 @@ def test_a_model_that_reads_text_alone_refuses_a_picture_in_a_sentence(workspace
 def test_an_export_sees_as_the_tuned_model_does(workspace: Path, family: str, method: list[str]) -> None:
     from engine import export
     from engine.contract import rundir, text
-    from engine.model import model_of as load
-    from engine.model import with_adapter
+    from engine.models.model import model_of as load
+    from engine.models.model import with_adapter
     from engine.report import Report, Stop
 
     tuned = run(workspace, family, *method)

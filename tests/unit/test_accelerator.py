@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from engine import apart, pieces
 from engine.contract import kernels, machine
+from engine.training import apart, pieces
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from engine.advantages import (
+from engine.feedback.advantages import (
     Coefficient,
     advantages,
     explained_variance,

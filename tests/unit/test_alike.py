@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from data.alike import Likeness
+from data.review.alike import Likeness
 
 
 def test_rows_that_share_their_words_are_alike() -> None:

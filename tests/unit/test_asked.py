@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from data.asked import Asked, facts, question
-from data.batches import batches, records
-from data.conversation import Row
-from data.render import ChatTemplate
-from data.tokens import TextTokenizer
+from data.encoding.asked import Asked, facts, question
+from data.encoding.batches import batches, records
+from data.encoding.render import ChatTemplate
+from data.encoding.tokens import TextTokenizer
+from data.rows.conversation import Row
 from engine.contract.errors import DataError
 
 
@@ -81,7 +81,7 @@ def test_what_cannot_be_asked_or_compared_is_refused_with_its_place(maker: Any) 
 
 
 def test_the_page_counts_what_the_run_asks(workspace: Path) -> None:
-    from data import fitness, survey
+    from data.checking import fitness, survey
     from engine.contract import text
 
     said = ["model=tiny", "data=sums.jsonl", "task=grpo", "task.max_new_tokens=80", "data.max_length=128"]
@@ -96,7 +96,8 @@ def test_the_page_counts_what_the_run_asks(workspace: Path) -> None:
 def test_the_page_shows_a_question_and_says_who_answers(workspace: Path) -> None:
     from app import rows
     from app.forecast import Forecast
-    from data import models, survey
+    from data import models
+    from data.checking import survey
     from engine.contract import text
 
     args: Any = text.parse({}, ["model=tiny", "data=sums.jsonl", "task=grpo", "data.max_length=256"], kind="train")

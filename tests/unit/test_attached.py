@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from app import attached, talks
-from data import pictures
+from data.rows import pictures
 from engine.contract.errors import DataError
 from engine.contract.talk import Talk
 

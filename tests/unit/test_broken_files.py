@@ -21,7 +21,7 @@ import pytest
 from openpyxl import Workbook
 from pyarrow import ipc, parquet
 
-from data.files import count, encoding_of, is_readable, read
+from data.reading.files import count, encoding_of, is_readable, read
 from engine.contract.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -255,7 +255,7 @@ def test_a_member_with_a_password_is_named(tmp_path):
 
 @pytest.mark.parametrize("ending", ["zip", "jsonl.gz", "jsonl.zst", "tar.xz", "jsonl.bz2"])
 def test_what_unpacks_to_far_more_than_its_size_is_refused(tmp_path, ending, monkeypatch):
-    monkeypatch.setattr("data.raw.FLOOR", 1 << 20)
+    monkeypatch.setattr("data.reading.raw.FLOOR", 1 << 20)
     bomb = b'{"a": 1}\n' * 300_000
     path = tmp_path / f"a.{ending}"
     if ending == "zip":
@@ -272,7 +272,7 @@ def test_what_unpacks_to_far_more_than_its_size_is_refused(tmp_path, ending, mon
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv", "txt"])
 def test_lines_without_end_that_hold_nothing_are_refused_soon(tmp_path, ending, monkeypatch):
-    monkeypatch.setattr("data.raw.MOST_EMPTY", 2000)
+    monkeypatch.setattr("data.reading.raw.MOST_EMPTY", 2000)
     first = {"jsonl": b'{"a": 1}\n', "csv": b"a,b\n1,2\n", "txt": b"a\n"}[ending]
     last = first.splitlines()[-1]
     path = zipped(tmp_path / "a.zip", {f"a.{ending}": first + b"\n\r\n" * 900 + last})
@@ -283,7 +283,7 @@ def test_lines_without_end_that_hold_nothing_are_refused_soon(tmp_path, ending, 
 
 
 def test_an_archive_of_too_many_members_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("data.packed.MOST_MEMBERS", 5)
+    monkeypatch.setattr("data.reading.packed.MOST_MEMBERS", 5)
     members = {f"{n}.txt": b"" for n in range(9)}
     (tmp_path / "a.tar").write_bytes(tarred(members))
     for path in (zipped(tmp_path / "a.zip", members), tmp_path / "a.tar"):
@@ -299,7 +299,7 @@ def test_a_tar_whose_header_never_ends_is_refused(tmp_path):
 
 
 def test_a_workbook_that_unpacks_to_far_more_than_its_size_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("data.raw.FLOOR", 1 << 20)
+    monkeypatch.setattr("data.reading.raw.FLOOR", 1 << 20)
     path = zipped(tmp_path / "a.xlsx", {"xl/worksheets/sheet1.xml": b"<row/>" * 1_000_000})
     with pytest.raises(DataError, match="unpacks to more than"):
         list(read(path))

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from data.conversation import Row
-from data.mask import tokenise
-from data.prepare import CHUNK, UNTRAINED, Report, prepare, prepare_stream
-from data.render import ChatTemplate
-from data.tokens import TextTokenizer
+from data.encoding.mask import tokenise
+from data.encoding.prepare import CHUNK, UNTRAINED, Report, prepare, prepare_stream
+from data.encoding.render import ChatTemplate
+from data.encoding.tokens import TextTokenizer
+from data.rows.conversation import Row
 from engine.contract.errors import DataError
 from tests.wording import CHATML, MARKED, byte_fallback, byte_level
 

@@ -13,11 +13,11 @@ import pytest
 
 from app import adding, advice, arrivals, dataset, editor, turns
 from app.adding import Adding
-from data import registry
-from data.conversation import Row
-from data.finding import Finding
-from data.hub import HubDataset, HubFile
-from data.registry import Entry
+from data.datasets import registry
+from data.datasets.registry import Entry
+from data.hubs.hub import HubDataset, HubFile
+from data.review.finding import Finding
+from data.rows.conversation import Row
 from engine.contract.errors import BoardError, DataError
 
 HOSTILE = "<img src=x onerror=alert(1)>"

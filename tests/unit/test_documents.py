@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from data.batches import records
-from data.documents import count, filled, windows
-from data.outcome import Report
-from data.prepare import UNTRAINED
+from data.encoding.batches import records
+from data.encoding.documents import count, filled, windows
+from data.encoding.outcome import Report
+from data.encoding.prepare import UNTRAINED
 
 LENGTHS = some.lists(some.integers(2, 40), min_size=1, max_size=30)
 

@@ -7,10 +7,10 @@ import threading
 
 import pytest
 
-from data import llamafactory, registry
-from data.formats import FORMATS, Mapping, load, restored
-from data.patch import Patch
-from data.registry import Entry
+from data.datasets import llamafactory, registry
+from data.datasets.patch import Patch
+from data.datasets.registry import Entry
+from data.rows.formats import FORMATS, Mapping, load, restored
 from engine.contract.errors import BoardError, DataError
 
 ASKED = {"role": "user", "content": "Who?"}

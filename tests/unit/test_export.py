@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from data.conversation import Message
-from data.render import ChatTemplate
-from engine import card, turn
+from data.encoding.render import ChatTemplate
+from data.rows.conversation import Message
 from engine.contract import rundir, text
 from engine.contract.args import EvaluateArgs, TrainArgs
 from engine.contract.rundir import Run, write_json
-from engine.lineage import Lineage, of
+from engine.exporting import card
+from engine.exporting.lineage import Lineage, of
+from engine.serving import turn
 from tests.wording import CHATML
 
 DEFAULT_SYSTEM = "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nBe kind.<|im_end|>\n{% endif %}" + CHATML

@@ -15,7 +15,7 @@ import pyarrow
 import pytest
 from pyarrow import ipc, parquet
 
-from data.files import count, is_readable, parts_of, read, stamp
+from data.reading.files import count, is_readable, parts_of, read, stamp
 from engine.contract.errors import DataError
 from tests.written import as_lines, records, workbook
 
@@ -101,7 +101,7 @@ def test_a_missing_file_and_an_empty_folder_are_told_apart(tmp_path):
 def test_a_long_list_is_the_same_wherever_the_pieces_end(tmp_path, monkeypatch):
     rows = [{"n": n, "text": "é\\" * (n % 7), "deep": [{"a": [n]}], "e": 1e10} for n in range(50)]
     for piece in (1, 2, 3, 7, 64):
-        monkeypatch.setattr("data.jsons.PIECE", piece)
+        monkeypatch.setattr("data.reading.jsons.PIECE", piece)
         for form in (json.dumps(rows), json.dumps(rows, indent=2), json.dumps({"v": [1], "data": rows, "x": 1})):
             (tmp_path / "a.json").write_text(form, encoding="utf-8")
             assert records(tmp_path / "a.json") == rows, piece
@@ -119,8 +119,8 @@ def test_objects_one_after_the_other_are_rows(tmp_path):
 
 
 def test_a_wrapper_too_long_to_be_a_row_is_entered(tmp_path, monkeypatch):
-    monkeypatch.setattr("data.jsons.PIECE", 100)
-    monkeypatch.setattr("data.jsons.WHOLE", 1000)
+    monkeypatch.setattr("data.reading.jsons.PIECE", 100)
+    monkeypatch.setattr("data.reading.jsons.WHOLE", 1000)
     rows = [{"n": n} for n in range(1000)]
     (tmp_path / "a.json").write_text(json.dumps({"about": {"a": 1}, "rows": rows, "more": 1}), encoding="utf-8")
     assert records(tmp_path / "a.json") == rows
@@ -169,7 +169,7 @@ def test_when_nothing_can_be_read_consent_does_not_help(tmp_path):
 
 
 def test_too_many_bad_rows_end_the_reading(tmp_path, monkeypatch):
-    monkeypatch.setattr("data.raw.MOST_SKIPPED", 5)
+    monkeypatch.setattr("data.reading.raw.MOST_SKIPPED", 5)
     (tmp_path / "a.jsonl").write_text('{"a": 1}\n' + "?\n" * 9, encoding="utf-8")
     with pytest.raises(DataError, match="more than 5 rows"):
         list(read(tmp_path / "a.jsonl", []))
@@ -180,8 +180,8 @@ def test_a_row_longer_than_the_limit_is_refused_and_one_below_is_fine(tmp_path, 
     (tmp_path / "fine.jsonl").write_bytes(as_lines([{"a": "x" * 5_000_000}]))
     assert len(records(tmp_path / "fine.jsonl")[0]["a"]) == 5_000_000
     for module in ("raw", "jsons", "tables", "prose"):
-        monkeypatch.setattr(f"data.{module}.ROW_LIMIT", 1000)
-    monkeypatch.setattr("data.jsons.PIECE", 100)
+        monkeypatch.setattr(f"data.reading.{module}.ROW_LIMIT", 1000)
+    monkeypatch.setattr("data.reading.jsons.PIECE", 100)
     (tmp_path / "a.jsonl").write_bytes(as_lines(long))
     (tmp_path / "a.json").write_text("[\n" + ",\n".join(map(json.dumps, long)) + "]", encoding="utf-8")
     (tmp_path / "a.csv").write_text(f"a,b\n{'x' * 3000},1\n{'y' * 900},2\n", encoding="utf-8")
@@ -193,7 +193,7 @@ def test_a_row_longer_than_the_limit_is_refused_and_one_below_is_fine(tmp_path, 
 
 
 def test_a_quotation_mark_that_is_never_closed_does_not_swallow_the_file(tmp_path, monkeypatch):
-    monkeypatch.setattr("data.tables.ROW_LIMIT", 1000)
+    monkeypatch.setattr("data.reading.tables.ROW_LIMIT", 1000)
     (tmp_path / "a.csv").write_text('a,b\n1,2\n"3,4\n' + "5,6\n" * 1000, encoding="utf-8")
     with pytest.raises(DataError, match="row 2: .*quotation mark|row 2: .*field limit"):
         records(tmp_path / "a.csv")

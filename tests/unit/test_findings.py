@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data import findings, formats
-from data.conversation import Row
+from data.review import findings
+from data.rows import formats
+from data.rows.conversation import Row
 
-SAMPLES = Path(formats.__file__).parent / "samples"
+SAMPLES = Path(formats.__file__).parents[1] / "samples"
 TOPICS = "tides rivers clouds glaciers deserts forests volcanoes lakes islands caves winds storms".split()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from data import forecast
+from data.planning import forecast
 from engine.contract.adapters import Lora
 from engine.contract.methods import Freeze, Full
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from data.files import count, read
-from data.formats import FORMATS, load, recognise, restored, settled
-from data.formats import row as made_of
+from data.reading.files import count, read
+from data.rows.formats import FORMATS, load, recognise, restored, settled
+from data.rows.formats import row as made_of
 from engine.contract.errors import DataError
 
 ASKED = {"role": "user", "content": "Who?"}

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from data.conversation import Row
-from data.forms import Forms
-from data.mask import locate
-from data.render import ChatTemplate
-from data.templates import TEMPLATES
+from data.encoding.forms import Forms
+from data.encoding.mask import locate
+from data.encoding.render import ChatTemplate
+from data.encoding.templates import TEMPLATES
+from data.rows.conversation import Row
 from engine.contract.errors import DataError
 from tests.wording import CHATML, MARKED
 

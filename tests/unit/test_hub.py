@@ -11,7 +11,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
-from data import hub, registry, web
+from data.datasets import registry
+from data.hubs import hub, web
 from engine.contract.errors import DataError, ResourceError
 
 SHA = "c0ffee" + 34 * "0"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from data import findings, languages
-from data.conversation import Row
-from data.utterance import Utterance
+from data.review import findings, languages
+from data.review.utterance import Utterance
+from data.rows.conversation import Row
 
 ENGLISH = (
     "Could you please tell me in a few words why the water of the sea rises and falls twice on every single day?",

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from engine import launch
 from engine.contract import machine, rundir, text
 from engine.contract.clusters import CLUSTERS
 from engine.contract.errors import ArgsError
 from engine.contract.launching import Launch, command
 from engine.contract.rules import Here, unmet
-from engine.ranks import Ending
+from engine.devices import launch
+from engine.devices.ranks import Ending
 from engine.report import Report, Stop
 from engine.supervise import FAILED, OUT_OF_MEMORY, STOPPED
 

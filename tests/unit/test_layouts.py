@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from data.formats import FORMATS, Mapping, mapped, recognise, restored, row, settled
+from data.rows.formats import FORMATS, Mapping, mapped, recognise, restored, row, settled
 from engine.contract.errors import DataError
 
 PAIR = {"prompt": "Who?", "completion": "Me."}

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from data import registry
-from data.patch import Patch
+from data.datasets import registry
+from data.datasets.patch import Patch
 from engine import ask, make
 from engine.contract import rundir, text
 from engine.contract.args import MakeArgs
@@ -367,7 +367,7 @@ def test_auto_needs_a_model_that_is_loaded(workspace: Path) -> None:
 
 
 def test_a_model_that_is_not_loaded_is_said_at_the_field_before_the_start(workspace: Path) -> None:
-    from data import preflight
+    from data.checking import preflight
 
     (problem,) = preflight.problems(asking("auto"), workspace)
     assert problem.path == "endpoint.address" and "Load one in Chat" in problem.text

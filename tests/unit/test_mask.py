@@ -13,11 +13,11 @@ from tokenizers import AddedToken
 from tokenizers.normalizers import NFC, Lowercase
 from tokenizers.pre_tokenizers import ByteLevel
 
-from data.conversation import Row
-from data.encoded import Spelt
-from data.mask import Heavy, learnt, locate, tokenise
-from data.render import ChatTemplate
-from data.tokens import TextTokenizer
+from data.encoding.encoded import Spelt
+from data.encoding.mask import Heavy, learnt, locate, tokenise
+from data.encoding.render import ChatTemplate
+from data.encoding.tokens import TextTokenizer
+from data.rows.conversation import Row
 from engine.contract.errors import DataError, ModelError
 from tests.wording import CHATML, MARKED, byte_fallback, byte_level, model_folder
 

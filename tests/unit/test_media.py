@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from data.formats import load, recognise, row
+from data.rows.formats import load, recognise, row
 from engine.contract.errors import DataError
 
 ASKED = {"role": "user", "content": "Who?"}

@@ -9,13 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.advice import FIXES
-from data import findings, formats
-from data.finding import Finding
-from data.findings import mend
-from data.fixes import FIXES as MENDED
-from data.fixes import edits
-from data.patch import Patch
-from data.wording import cleaned
+from data.datasets.patch import Patch
+from data.review import findings
+from data.review.finding import Finding
+from data.review.findings import mend
+from data.review.fixes import FIXES as MENDED
+from data.review.fixes import edits
+from data.review.wording import cleaned
+from data.rows import formats
 from tests.unit.test_findings import TURNS, chat, clean, pair
 
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.lots import some
-from data.mixing import concatenated, interleaved, repeated
+from data.datasets.lots import some
+from data.datasets.mixing import concatenated, interleaved, repeated
 from engine.contract.errors import DataError
 
 SIZES = st.lists(st.integers(1, 60), min_size=1, max_size=5)

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from app import counting, errands, forecast, histogram, outlook, rows
-from data import survey
-from data.inspection import Inspection
+from data.checking import survey
+from data.checking.inspection import Inspection
 from engine.contract.args import TrainArgs
 from engine.contract.errors import BoardError
 from tests.processes import until

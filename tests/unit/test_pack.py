@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from data.batches import records
-from data.outcome import Report
-from data.pack import best_fit, packed, sequences
-from data.prepare import UNTRAINED, Example
+from data.encoding.batches import records
+from data.encoding.outcome import Report
+from data.encoding.pack import best_fit, packed, sequences
+from data.encoding.prepare import UNTRAINED, Example
 
 LENGTHS = some.lists(some.integers(0, 64), max_size=60)
 

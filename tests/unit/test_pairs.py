@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from data.batches import CHUNK
-from data.conversation import Row
-from data.mask import tokenise
-from data.pairs import prepare_pairs
-from data.prepare import UNTRAINED
-from data.render import ChatTemplate
-from data.tokens import TextTokenizer
+from data.encoding.batches import CHUNK
+from data.encoding.mask import tokenise
+from data.encoding.pairs import prepare_pairs
+from data.encoding.prepare import UNTRAINED
+from data.encoding.render import ChatTemplate
+from data.encoding.tokens import TextTokenizer
+from data.rows.conversation import Row
 from engine.contract.errors import DataError
 from tests.wording import CHATML, MARKED, byte_level
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.conversation import Row
-from data.patch import Patch, fingerprint
+from data.datasets.patch import Patch, fingerprint
+from data.rows.conversation import Row
 from engine.contract.errors import BoardError, DataError
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from data import pictures
+from data.rows import pictures
 from engine.contract.errors import DataError
 
 

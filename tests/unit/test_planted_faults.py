@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from data import fitness, survey
-from data.conversation import Row
-from data.fitness import Found
-from data.inspection import Inspection
+from data.checking import fitness, survey
+from data.checking.fitness import Found
+from data.checking.inspection import Inspection
+from data.rows.conversation import Row
 from engine.contract import text
 from engine.contract.errors import BoardError, ModelError
 from tests.wording import CHATML, MARKED, byte_fallback, byte_level, model_folder

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from data import preflight
+from data.checking import preflight
 from engine.contract import rundir, text
 
 ROW = '{"prompt": "a", "completion": "b"}\n'

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from data.conversation import Row
-from data.mask import tokenise
-from data.prepare import CHUNK, UNTRAINED, prepare
-from data.render import ChatTemplate
-from data.tokens import TextTokenizer
+from data.encoding.mask import tokenise
+from data.encoding.prepare import CHUNK, UNTRAINED, prepare
+from data.encoding.render import ChatTemplate
+from data.encoding.tokens import TextTokenizer
+from data.rows.conversation import Row
 from engine.contract.errors import DataError
 from tests.wording import CHATML, byte_level
 

@@ -9,8 +9,8 @@ import openpyxl
 import pytest
 
 from app import dataset, reading
-from data import registry
-from data.registry import Entry
+from data.datasets import registry
+from data.datasets.registry import Entry
 
 
 @pytest.fixture

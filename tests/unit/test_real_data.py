@@ -7,9 +7,9 @@ from itertools import islice
 import pytest
 
 from app import dataset, table, turns
-from data import registry
-from data.files import read
-from data.formats import FORMATS, load, recognise, restored
+from data.datasets import registry
+from data.reading.files import read
+from data.rows.formats import FORMATS, load, recognise, restored
 
 SHARED = {
     "bench/agieval": "multiple_choice", "bench/bbh": "prompt_completion", "bench/mmlu_dev": "multiple_choice",

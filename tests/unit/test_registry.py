@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from data import registry
+from data.datasets import registry
 from data.paths import inside
 from engine.contract.errors import BoardError, DataError
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from data.render import ChatTemplate
+from data.encoding.render import ChatTemplate
 from engine.contract.errors import DataError, ModelError
 from tests.wording import CHATML, MARKED, byte_level, model_folder
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from engine import correct, queries
 from engine.contract import judging, text
 from engine.contract.errors import ArgsError
 from engine.contract.rundir import Run
+from engine.feedback import correct, queries
 
 TABLES = "CREATE TABLE users (id INT, name TEXT, city TEXT);\nCREATE TABLE orders (id INT, user_id INT, total REAL)"
 BY_CITY = "SELECT name FROM users WHERE city = 'Paris' ORDER BY name"
@@ -215,7 +215,7 @@ def test_rewards_belong_to_the_tasks_that_have_them() -> None:
 
 
 def scored(tmp_path: Path, *said: str, answers: list[str], rows: list[dict[str, Any]]) -> Any:
-    from engine import rewards
+    from engine.feedback import rewards
     from engine.report import Report, Stop
 
     args = text.parse({}, ["data=x", "task=grpo", *(f"task.rewards.{one}" for one in said)], kind="train")

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from engine import rollout
-from engine.generate import Sampling
-from engine.model import model_of
+from engine.feedback import rollout
+from engine.models.model import model_of
+from engine.serving.generate import Sampling
 
 PAD, END, OTHER = 2, 2, 7  # the token that pads ends answers too
 PROMPTS = [[3, 4, 5, 6, 8, 9], [10], [11, 12, 13]]

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from data import survey
-from data.batches import batches, records
-from data.conversation import Row
-from data.judged import Scored
-from data.outcome import Report
-from data.pairs import prepare_pairs
-from data.prepare import reported
-from data.tokens import TextTokenizer
+from data.checking import survey
+from data.encoding.batches import batches, records
+from data.encoding.judged import Scored
+from data.encoding.outcome import Report
+from data.encoding.pairs import prepare_pairs
+from data.encoding.prepare import reported
+from data.encoding.tokens import TextTokenizer
+from data.rows.conversation import Row
 from engine.contract import text
 from engine.contract.errors import DataError
 from tests.unit.test_pairs import TEMPLATE, pair

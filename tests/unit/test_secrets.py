@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data import findings, secrets
+from data.review import findings, secrets
 from tests.unit.test_findings import chat
 
 # Made up here, and put together so that no scanner takes this file for a leak.

@@ -19,9 +19,9 @@ from engine import chat
 from engine.contract.client import Said, Server, ServerError
 from engine.contract.errors import ArgsError, BoardError, DataError, ResourceError
 from engine.contract.talk import Talk
-from engine.protocol import ChatRequest, Choice, Refused, Reply, TextRequest, parse
 from engine.serve import listening
-from engine.spoken import Detokeniser, StopStrings
+from engine.serving.protocol import ChatRequest, Choice, Refused, Reply, TextRequest, parse
+from engine.serving.spoken import Detokeniser, StopStrings
 
 ASK = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
 

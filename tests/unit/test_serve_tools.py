@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from data.templates import families
-from data.tools import write
-from engine import api
-from engine.api import Api, Desk
-from engine.generate import Answer
-from engine.roster import Roster, Voice
-from engine.spoken import Detokeniser, StopStrings
+from data.encoding.templates import families
+from data.encoding.tools import write
+from engine.serving import api
+from engine.serving.api import Api, Desk
+from engine.serving.generate import Answer
+from engine.serving.roster import Roster, Voice
+from engine.serving.spoken import Detokeniser, StopStrings
 
 SPECIAL = "[TOOL_CALLS]"
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}]
@@ -115,7 +115,7 @@ def test_a_stream_brings_the_call_whole(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_familys_stop_texts_stop_where_there_is_no_token() -> None:
-    from engine.roster import _stops
+    from engine.serving.roster import _stops
 
     tokenizer = SimpleNamespace(added_tokens_decoder={7: "<|im_end|>"})
     ids, texts = _stops(families()["chatml"], tokenizer)

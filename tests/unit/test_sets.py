@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from data import sets, sources
+from data.datasets import sets, sources
 from engine.contract.args import TrainArgs
 from engine.contract.errors import DataError
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from data import forecast
+from data.planning import forecast
 from engine.contract.methods import Freeze
-from engine.spectrum import signal_to_noise, strongest, told
+from engine.tuning.spectrum import signal_to_noise, strongest, told
 
 
 def with_spectrum(values: list[float], columns: int) -> torch.Tensor:

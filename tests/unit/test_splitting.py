@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.conversation import Row
-from data.splitting import opening, openings, overlap, sides
+from data.datasets.splitting import opening, openings, overlap, sides
+from data.rows.conversation import Row
 from engine.contract.dataset import Split
 from engine.contract.errors import DataError
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data import store
-from data.batches import Batch, arrow, column
-from data.outcome import Report
-from data.store import Changed, Store
+from data.encoding import store
+from data.encoding.batches import Batch, arrow, column
+from data.encoding.outcome import Report
+from data.encoding.store import Changed, Store
 
 
 def batch(first: int, rows: int = 10) -> Batch:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from app import table, turns
 from app.table import Line, Query
-from data.conversation import Row
+from data.rows.conversation import Row
 from engine.contract.errors import DataError
 
 HOSTILE = "<script>alert(1)</script>${window.x = 1}{{x}}"

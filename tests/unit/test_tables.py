@@ -12,8 +12,8 @@ import pytest
 from openpyxl import Workbook
 from pyarrow import parquet
 
-from data.files import encoding_of, read, sheets_of
-from data.tables import names_columns
+from data.reading.files import encoding_of, read, sheets_of
+from data.reading.tables import names_columns
 from engine.contract.errors import DataError
 from tests.written import as_lines, records, workbook
 

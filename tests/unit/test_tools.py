@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.tools import formats, parse, write
+from data.encoding.tools import formats, parse, write
 from engine.contract.errors import DataError
 
 GOLDENS = Path(__file__).resolve().parents[1] / "template_goldens"

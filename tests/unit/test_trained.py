@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from data import forecast, models
+from data import models
+from data.planning import forecast
 from engine.contract import text
 from engine.contract.tuners import TUNERS
 
@@ -43,9 +44,9 @@ OTHERS = [
 
 @pytest.mark.parametrize("said", [*OTHERS, *TUNED], ids=" ".join)
 def test_the_count_is_that_of_the_model_itself(tiny_model: Path, said: list[str]) -> None:
-    from engine import methods
-    from engine.model import model_of
-    from engine.starts import Start
+    from engine.models.model import model_of
+    from engine.tuning import methods
+    from engine.tuning.starts import Start
 
     given = [*said, "method.alpha=8"] if said[0].startswith("method.") else said
     args: Any = text.parse({}, ["model=tiny", "data=x", *given], kind="train")

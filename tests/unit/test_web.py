@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from data import web
+from data.hubs import web
 from engine.contract.errors import DataError, ResourceError
 
 ROWS = b'{"text": "Once."}\n' * 200_000

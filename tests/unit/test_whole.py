@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from app import dataset, errands, headline, whole
-from data import registry
-from data.registry import Entry
+from data.datasets import registry
+from data.datasets.registry import Entry
 from engine import look
 from tests.processes import until
 

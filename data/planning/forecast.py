@@ -1,0 +1,157 @@
+"""Which weights a method trains, and how many those are, from the shapes in the model's own files.
+
+Nothing is loaded. What that takes of memory and time is counted in `data/planning/`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from data.planning import trained
+from engine.contract.adapters import Adapter, Ia3, Lora, Oft, Prefix, Prompt
+from engine.contract.methods import Expand, Freeze
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|layer)\.(\d+)\.")
+EMBEDDING = re.compile(r"(?:^|\.)(?:\w*embed\w*|wte|wpe)\.weight$")
+NORM = re.compile(r"(?:^|\.)\w*(?:norm|ln_\w+|ln\d?)\w*\.(?:weight|bias)$")
+# What families call the layers that (IA)^3 scales when nobody names others.
+KEYS_AND_VALUES = ("k_proj", "v_proj", "query_key_value", "c_attn", "qkv_proj")
+FEEDFORWARD = ("down_proj", "fc2", "dense_4h_to_h", "w2")
+OUTPUT = re.compile(r"(?:^|\.)(?:lm_head|embed_out)\.weight$")
+
+
+def linear(shapes: Shapes) -> dict[str, tuple[int, int]]:
+    """Layer name -> (out, in) of every linear layer that an adapter can sit on: matrices, but no embedding and no
+    output layer (as PEFT's `all-linear` has it)."""
+    return {
+        name.removesuffix(".weight"): (shape[0], shape[1])
+        for name, shape in shapes.items()
+        if len(shape) == 2 and name.endswith(".weight") and not EMBEDDING.search(name) and not OUTPUT.search(name)
+    }
+
+
+def targeted(shapes: Shapes, targets: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """The linear layers that `targets` name: all of them, or those whose name is or ends with a target."""
+    layers = linear(shapes)
+    if list(targets) == ["all-linear"]:
+        return layers
+    wanted = tuple(f".{target}" for target in targets)
+    return {name: shape for name, shape in layers.items() if f".{name}".endswith(wanted)}
+
+
+def unknown_targets(shapes: Shapes, targets: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The targets that no layer is called, and the names that layers do have."""
+    layers = linear(shapes)
+    unknown = [] if list(targets) == ["all-linear"] else [name for name in targets if not targeted(shapes, [name])]
+    return unknown, sorted({name.rpartition(".")[2] for name in layers})
+
+
+def layer_count(shapes: Shapes) -> int:
+    """How many layers the model's stack has."""
+    return max((int(found[1]) + 1 for name in shapes if (found := LAYER.search(name))), default=0)
+
+
+def kinds(shapes: Shapes) -> list[dict[int, list[str]]]:
+    """The matrices in the layers, by kind: the names by layer, those of one kind of one size in every layer.
+
+    All experts of a layer are one, whether they are held as matrices or as a block (experts, rows, columns).
+    """
+    placed: dict[tuple[str, str], dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for name, shape in shapes.items():
+        block = len(shape) == 3 and ".experts." in name and not name.endswith("bias")
+        if (found := LAYER.search(name)) and (block or (len(shape) == 2 and name.endswith(".weight"))):
+            kind = re.sub(r"\.\d+\.", ".", name[found.end() :])
+            placed[name[: found.start()], kind][int(found[1])].append(name)
+    sized: dict[tuple[str, str, int], dict[int, list[str]]] = defaultdict(dict)
+    for kind_of, layers in placed.items():
+        for layer in sorted(layers):
+            sized[*kind_of, sum(math.prod(shapes[name]) for name in layers[layer])][layer] = layers[layer]
+    return list(sized.values())
+
+
+def share_of(share: float, many: int) -> int:
+    """How many of `many` layers a share of them is: one at least, else rounded up."""
+    return max(1, math.ceil(round(share * many, 6)))
+
+
+def trained_parameters(shapes: Shapes, method: Any, *, tied: bool = False) -> int:
+    """How many parameters the method trains: an adapter's own, or those of the weights that it moves.
+
+    Freeze: all of the chosen layers; with the head also the final norm and the output layer (tied: the embeddings).
+    New layers are copies of those before them, evenly spread (Wu et al., 2024).
+    """
+    if isinstance(method, Adapter):
+        return _of_adapter(shapes, method)
+    if isinstance(method, Freeze):
+        layers = layer_count(shapes)
+        moved = {name: shape for name, shape in shapes.items() if _moves(name, layers, method, tied)}
+        total = sum(math.prod(shape) for shape in moved.values())
+        if method.which == "spectrum":
+            still = {name: shape for name, shape in shapes.items() if name not in moved}
+            for kind in kinds(still):
+                one = sum(math.prod(shapes[name]) for name in next(iter(kind.values())))
+                total += share_of(method.share, len(kind)) * one
+        return total
+    if isinstance(method, Expand):
+        layers = layer_count(shapes)
+        copied = {round((place + 1) * layers / method.layers) - 1 for place in range(method.layers)}
+        of = {name: int(found[1]) for name in shapes if (found := LAYER.search(name))}
+        return sum(math.prod(shapes[name]) for name, place in of.items() if place in copied)
+    return sum(math.prod(shape) for shape in shapes.values())
+
+
+def _of_adapter(shapes: Shapes, method: Adapter) -> int:
+    if isinstance(method, Prompt):
+        return method.tokens * _width(shapes)
+    if isinstance(method, Prefix):  # keys and values of every layer
+        keys = [shape[0] for name, shape in shapes.items() if name.endswith("k_proj.weight")]
+        return 2 * method.tokens * (sum(keys) or _width(shapes) * layer_count(shapes))
+    layers = targeted(shapes, method.targets)  # type: ignore[attr-defined]
+    if isinstance(method, Ia3):
+        last = _named(shapes, method.feedforward, FEEDFORWARD)
+        found = _named(shapes, method.targets, (*KEYS_AND_VALUES, *FEEDFORWARD))
+        return sum(into if name in last else out for name, (out, into) in found.items())
+    if isinstance(method, Lora):
+        again = [place for first, last in method.ranges for place in range(first, last)]
+        times = {name: again.count(int(found[1])) for name in layers if again and (found := LAYER.search(name))}
+        repeated = [size for name, size in layers.items() for _ in range(times.get(name, 1))]
+        whole = sum(math.prod(shape) for name, shape in shapes.items() if _within(name, method.extra_modules))
+        return trained.lora(method, repeated) + whole
+    if isinstance(method, Oft):
+        return trained.oft(method, layers.values())
+    norms = sum(math.prod(shape) for name, shape in shapes.items() if NORM.search(name))
+    return trained.tuner(method, list(layers.values()), norms)  # type: ignore[arg-type]
+
+
+def _width(shapes: Shapes) -> int:
+    return next((shape[1] for name, shape in shapes.items() if EMBEDDING.search(name) and len(shape) == 2), 0)
+
+
+def _named(shapes: Shapes, names: Sequence[str], usual: Sequence[str]) -> dict[str, tuple[int, int]]:
+    return targeted(shapes, usual if list(names) == ["auto"] else names)
+
+
+def _within(name: str, modules: Sequence[str]) -> bool:
+    """Whether the weight called `name` belongs to a module that is, or whose name ends with, one of `modules`."""
+    return any(f".{module}." in f".{name}" for module in modules)
+
+
+def _moves(name: str, layers: int, method: Freeze, tied: bool) -> bool:
+    if any(fnmatchcase(name, one) for pattern in method.modules for one in (pattern, f"{pattern}.*")):
+        return True
+    if found := LAYER.search(name):
+        place = int(found[1])
+        if method.which == "spectrum":
+            return False
+        return place < method.layers if method.which == "first" else place >= layers - method.layers
+    if EMBEDDING.search(name):
+        places = re.search(r"(?:^|\.)(?:wpe|embed_positions)\.", name)
+        return (method.embeddings or (method.head and tied)) and not places
+    return method.head or (method.embeddings and tied and bool(OUTPUT.search(name)))

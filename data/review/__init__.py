@@ -1,0 +1,1 @@
+"""What is wrong or odd in rows, and what mends it."""

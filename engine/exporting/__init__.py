@@ -1,0 +1,1 @@
+"""A tuned model as a folder that others load: merged, verified, described."""

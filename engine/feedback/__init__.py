@@ -1,0 +1,1 @@
+"""Answers, how likely they are and what they are worth."""

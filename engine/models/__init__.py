@@ -1,0 +1,1 @@
+"""The model that a run starts from, as its arguments want it."""

@@ -1,0 +1,1 @@
+"""A model that answers: OpenAI's protocol, and the terminal's chat."""

@@ -1,0 +1,1 @@
+"""The loop: batches, evaluation, checkpoints, records, and the means that make it lean."""
