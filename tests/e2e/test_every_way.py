@@ -108,7 +108,7 @@ def clock() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def unpictured(monkeypatch: pytest.MonkeyPatch) -> None:
     """No picture of the curve, which takes two fifths of a cell's time and is looked at by tests of its own."""
-    for module in ("engine.trainer", "engine.recipes.run"):
+    for module in ("engine.training.trainer", "engine.recipes.run"):
         monkeypatch.setattr(f"{module}.draw", lambda run: None)
 
 

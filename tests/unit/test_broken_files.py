@@ -309,7 +309,7 @@ def test_a_workbook_that_unpacks_to_far_more_than_its_size_is_refused(tmp_path, 
 
 PROGRAM = """
 import resource, sys
-from data.files import count, read
+from data.reading.files import count, read
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 rows = sum(1 for _ in read(sys.argv[1]))
 print(rows, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
