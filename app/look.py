@@ -63,8 +63,9 @@ class RowsView:
         lengths = histogram(found.rows) if found and found.rows else ""
         if [tuple(choice) for choice in offered] == choices:
             return [lengths, gr.skip(), gr.skip()]
-        kept = which if which in dict(map(reversed, choices)) else rows.ORDER
-        return [lengths, gr.Dropdown(choices, value=kept), choices]
+        # What is chosen is left alone where it can be: somebody may have chosen anew while this was found out.
+        still = which in (kind for _, kind in choices)
+        return [lengths, gr.Dropdown(choices) if still else gr.Dropdown(choices, value=rows.ORDER), choices]
 
     def connect(self, board: Board, held: gr.Textbox, fields: Sequence[Any], outlook: gr.HTML) -> None:
         """held: the form, as text; fields: those that decide what rows look like; outlook: where findings stand, whose
