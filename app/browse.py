@@ -23,7 +23,9 @@ from app.table import EVERYTHING, Line, Query
 from app.theme import Help, empty, sentence_error
 from engine.contract.errors import BoardError, DataError
 
-AS_YOU_TYPE: dict[str, Any] = {**QUIET, "trigger_mode": "always_last"}
+# One after the other, so that what was asked for last is what is seen, however long an answer takes.
+IN_ORDER: dict[str, Any] = {**QUIET, "concurrency_id": "data-rows", "concurrency_limit": 1}
+AS_YOU_TYPE: dict[str, Any] = {**IN_ORDER, "trigger_mode": "always_last"}
 NOTHING = ("No dataset is open", "Choose one above, or press Add data: a file, pasted rows, an address or a hub's id.")
 HELP = {
     "data-words": Help("Shows the rows that hold all of these words, anywhere in their text."),
@@ -108,7 +110,7 @@ class Browser:
         self.asked = [draft, self.seen, self.words, self.keep, self.length]
         for field in (self.words, self.keep, self.length):
             field.change(self._moved(lambda seen, _: replace(seen, page=0)), self.asked, self.shown, **AS_YOU_TYPE)
-        self.table.select(self._pressed, self.asked, self.shown, **QUIET)
+        self.table.select(self._pressed, self.asked, self.shown, **IN_ORDER)
         moves: dict[gr.Button, Callable[[Seen, Looked], Seen]] = {
             self.before: lambda seen, _: replace(seen, page=seen.page - 1),
             self.after: lambda seen, _: replace(seen, page=seen.page + 1),
@@ -120,18 +122,18 @@ class Browser:
         }
         for button, move in moves.items():
             # Rows far into a large file take a while, for they are counted from its beginning.
-            quiet = {**QUIET, "show_progress": "minimal"} if button is self.further else QUIET
+            quiet = {**IN_ORDER, "show_progress": "minimal"} if button is self.further else IN_ORDER
             button.click(self._moved(move), self.asked, self.shown, **quiet)
 
         here = self.asked[:2]
         edited = [self.touched, self.said]
-        self.edit.click(self._edit, here, [self.talk, self.said], **QUIET)
-        self.talk.select(self._told, self.asked, [*edited, self.talk, self.text, self.editor], **QUIET)
-        self.leave.click(self.drawn, self.asked, self.shown, **QUIET)
-        self.keep_edit.click(self._keep, [*here, self.text], edited, **QUIET)
-        self.exclude.click(self._exclude, here, edited, **QUIET)
-        self.restore.click(self._restore, here, edited, **QUIET)
-        self.touched.change(self.drawn, self.asked, self.shown, **QUIET)
+        self.edit.click(self._edit, here, [self.talk, self.said], **IN_ORDER)
+        self.talk.select(self._told, self.asked, [*edited, self.talk, self.text, self.editor], **IN_ORDER)
+        self.leave.click(self.drawn, self.asked, self.shown, **IN_ORDER)
+        self.keep_edit.click(self._keep, [*here, self.text], edited, **IN_ORDER)
+        self.exclude.click(self._exclude, here, edited, **IN_ORDER)
+        self.restore.click(self._restore, here, edited, **IN_ORDER)
+        self.touched.change(self.drawn, self.asked, self.shown, **IN_ORDER)
 
     def drawn(self, draft: str, seen: Seen, *query: Any) -> list[Any]:
         """The table, or the row that is open."""

@@ -113,14 +113,14 @@ class Data:
         found = [self.findings, self.undo, browser.keep, self.through, self.clock]
         looked = [self.draft, browser.seen, browser.keep]
         # The rows first; what takes longer comes when it comes, and is then marked in them.
-        self.draft.change(browser.drawn, browser.asked, browser.shown, **QUIET)
+        self.draft.change(browser.drawn, browser.asked, browser.shown, **browse.IN_ORDER)
         self.draft.change(self._about, self.draft, self.headline, **QUIET)
         self.headline.select(
             lambda draft: dataset.entry(draft).model_copy(update={"skip_bad": True}).model_dump_json(),
             self.draft, self.draft, **QUIET,
         )  # fmt: skip
         self.draft.change(self._found, looked, found, **QUIET).then(
-            browser.drawn, browser.asked, browser.shown, **QUIET
+            browser.drawn, browser.asked, browser.shown, **browse.IN_ORDER
         )
         self.draft.change(self._panel, [self.draft, self.panel], self.panel, **QUIET)
         self.draft.change(self.mapped.drawn, [self.draft, self.mapped.place], self.mapped.shown, **QUIET)
@@ -132,10 +132,10 @@ class Data:
             self._pressed,
             [self.draft, browser.seen, self.through],
             [browser.keep, browser.seen, browser.touched, self.said],
-            **QUIET,
-        ).then(self._found, looked, found, **QUIET).then(browser.drawn, browser.asked, browser.shown, **QUIET)
+            **browse.IN_ORDER,
+        ).then(self._found, looked, found, **QUIET).then(browser.drawn, browser.asked, browser.shown, **browse.IN_ORDER)
         self.clock.tick(self._polled, looked, found, **QUIET)
-        self.through.change(browser.drawn, browser.asked, browser.shown, **QUIET)
+        self.through.change(browser.drawn, browser.asked, browser.shown, **browse.IN_ORDER)
         self.undo.click(self._undo, self.draft, [browser.touched, self.said], **QUIET)
         if board.has("train"):
             self.train.click(
@@ -202,11 +202,12 @@ class Data:
         except BoardError:
             return nothing  # said in place of the table
         filters = table.filters(window.lines, advice.titles(found))
-        keep = keep if keep in [word for _, word in filters] else EVERYTHING
+        # What is chosen is left alone where it can be: somebody may have chosen anew while this was found out.
+        kept = keep in [word for _, word in filters]
         return [
             advice.html(found, looked_at, act),
             gr.Button(f"Undo: {last}", visible=bool(last)),
-            gr.Dropdown(filters, value=keep),
+            gr.Dropdown(filters) if kept else gr.Dropdown(filters, value=EVERYTHING),
             whole.key(entry) if answer else "",
             gr.Timer(active=waiting),
         ]
