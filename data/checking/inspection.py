@@ -31,11 +31,11 @@ class Bin(BaseModel):
 class Inspection(BaseModel):
     """What became of the rows that were looked at. Tokens and trained tokens are those after the cut.
 
-    total: rows to train on; a guess where only the heads of files were read.   rows: those looked at.
-    unseen: of these, rows whose pictures count as one token each, because only a processor knows better.
-    used: those left to train on.   sequences: what these come to, packed where they are to be.
-    lengths: tokens before the cut -> rows.   cut: rows that lose something, and `lost` the part (`data.cut`) -> rows.
-    shown: `first`, `random`, `longest` or the kind of a finding -> rows to look at.
+    total: rows to train on; a guess where only the heads of files were read.   rows: those looked at. unseen: of these,
+    rows whose pictures count as one token each, because only a processor knows better. used: those left to train on.
+    sequences: what these come to, packed where they are to be. lengths: tokens before the cut -> rows.   cut: rows that
+    lose something, and `lost` the part (`data.encoding.cut`) -> rows. shown: `first`, `random`, `longest` or the kind
+    of a finding -> rows to look at.
     """
 
     model_config = ConfigDict(frozen=True)

@@ -66,7 +66,7 @@ class Prepared:
 class Examples:
     """Makes examples out of conversations and texts; its fields are the options of `prepare`.
 
-    max_length: tokens; None for no limit.   cut: what goes from a longer row (`data.cut`).
+    max_length: tokens; None for no limit.   cut: what goes from a longer row (`data.encoding.cut`).
     thoughts: `drop` takes them out of the messages before rendering.
     skip: leave rows out that cannot be rendered, and count them, instead of refusing all.
     sees: whether rows may show pictures.

@@ -210,6 +210,19 @@ def test_activations_in_main_memory_change_no_number(
     assert packed and losses(ours) == losses(plain)
 
 
+def test_the_output_layer_works_in_the_precision_of_the_model(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What leaves the model is widened to fp32; the products of the output layer must not be."""
+    seen, linear = [], functional.linear
+
+    def watched(some: torch.Tensor, weight: torch.Tensor, *more: Any) -> torch.Tensor:
+        seen.append((some.dtype, weight.dtype))
+        return linear(some, weight, *more)
+
+    monkeypatch.setattr(likelihood, "functional", type("Watched", (), {"linear": staticmethod(watched)}))
+    train(workspace, "method.rank=4", "steps.max_steps=1", "model.dtype=bf16", "compute.loss=chunked")
+    assert set(seen) == {(torch.bfloat16, torch.bfloat16)}
+
+
 CHUNKED, FREE = "compute.loss=chunked", "compute.padding_free=true"
 
 
