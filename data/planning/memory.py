@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from data.planning import activations, optimisers
 from data.planning.shape import Subject
@@ -40,8 +39,7 @@ def memory(subject: Subject, args: TrainArgs, *, longest: int, device: str = "cp
     that gives rewards."""
     launch, whole = args.launch, not args.method.adapter
     trained = subject.trained(args.method)
-    processes = getattr(launch, "everywhere", 1)
-    strategy = getattr(launch, "strategy", "ddp")
+    processes, strategy = launch.everywhere, launch.strategy
     # ZeRO (Rajbhandari et al., 2020): stage 2 divides gradients and optimiser state among the processes, stage 3 and
     # FSDP the weights too, of which each then needs those of one layer, and of the next one that is fetched, whole.
     divided, all_divided = strategy in ("fsdp", "zero2", "zero3"), strategy in ("fsdp", "zero3")
@@ -53,11 +51,13 @@ def memory(subject: Subject, args: TrainArgs, *, longest: int, device: str = "cp
         host += share if away else 0
         return 0 if away else share
 
-    away = bool(getattr(launch, "offload", False)) and divided
+    away = launch.offload and divided
     frozen = frozen_bytes(subject, args, trained)
     state = trained * optimisers.state(args.optim.optimiser)
     gradients = 4 * trained if optimisers.keeps_gradients(args.optim.optimiser) else 4 * subject.layer
-    weights = held(frozen, all_divided, away and all_divided)
+    table = housed(subject, args)
+    host += table
+    weights = held(frozen - table, all_divided, away and all_divided)
     gathered = 2 * subject.layer * BYTES[args.model.dtype] if all_divided and processes > 1 else 0
     shared = Step.of(subject, args, longest, device)
     dynamic = shared.activations + shared.logits + shared.answers + gathered
@@ -91,6 +91,21 @@ def frozen_bytes(subject: Subject, args: TrainArgs, trained: int) -> float:
     if packed is None or not args.method.adapter:
         return frozen * width
     return subject.linear * packed + (frozen - subject.linear) * width
+
+
+def housed(subject: Subject, args: TrainArgs) -> int:
+    """Bytes of the table of embeddings, where it lies in main memory (engine/training/offload.py)."""
+    shape, method = subject.shape, args.method
+    trained = any("embed" in name for name in (*getattr(method, "extra_modules", ()), *getattr(method, "targets", ())))
+    if (
+        not (args.compute.offload and method.adapter)
+        or shape.tied
+        or subject.words
+        or trained
+        or args.launch.shares_weights
+    ):
+        return 0
+    return shape.vocabulary * shape.hidden * BYTES[args.model.dtype]
 
 
 def per_weight(args: TrainArgs) -> float | None:
@@ -148,5 +163,4 @@ def generation(subject: Subject, args: TrainArgs, longest: int) -> int:
 
 def _split(args: TrainArgs) -> int:
     """Processes among which the tokens of each row are divided."""
-    launch: Any = args.launch
-    return getattr(launch, "context_parallel", 1) * getattr(launch, "sequence_parallel", 1)
+    return args.launch.context_parallel * args.launch.sequence_parallel

@@ -132,6 +132,11 @@ class Launch(Section):
         return self.here * self.machines
 
     @property
+    def shares_weights(self) -> bool:
+        """Whether layers' weights are gathered when these are called, so that they must be called as they are."""
+        return self.strategy in ("fsdp", "zero3") or self.tensor_parallel > 1 or self.context_parallel > 1
+
+    @property
     def replicas(self) -> int:
         """How many different batches go through the model at once."""
         return max(1, self.everywhere // self.together)

@@ -59,7 +59,8 @@ class Compute(Section):
     offload: bool = arg(
         False,
         "Keeps activations, which gradients are computed from, in main memory and not in the accelerator's: all of "
-        "them, or with checkpointing the few that it keeps. Slower.",
+        "them, or with checkpointing the few that it keeps. With an adapter the table of embeddings stays there too, "
+        "where the output layer has weights of its own. Slower.",
         when="When checkpointing alone is not enough, as with long rows.",
         usual="off",
         label="Offload activations",

@@ -15,7 +15,7 @@ from typing import Any
 
 from engine.contract.args import TrainArgs
 from engine.contract.errors import ArgsError, Problem
-from engine.training import apart, likelihood, lowrank, pieces
+from engine.training import apart, likelihood, lowrank, offload, pieces
 from engine.tuning.methods import decoder_layers
 
 TRIM, MAPPED = -1, -3  # glibc's names for them: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
@@ -35,10 +35,13 @@ def made(model: Any, args: TrainArgs, *, rows: bool, say: Callable[[str], None])
 
     ArgsError when something is demanded that this model cannot do.
     """
-    if not _shared_out(args):
+    if not args.launch.shares_weights:
         lowrank.fuse(model)
-        if args.compute.offload and args.compute.checkpointing is True:
-            pieces.in_pieces(model)
+        if args.compute.offload:
+            if args.method.adapter:  # what is saved whole is saved with its table
+                offload.housed(model)
+            if args.compute.checkpointing is True:
+                pieces.in_pieces(model)
         if next(model.parameters()).device.type != "cpu":
             pieces.fused_norms(model)
     found = _means(model, args, rows=rows, say=say)
@@ -54,7 +57,7 @@ def _means(model: Any, args: TrainArgs, *, rows: bool, say: Callable[[str], None
     compute, problems = args.compute, list[Problem]()
     whole = padded = "it is not wanted"
     if compute.loss != "plain":
-        whole = "its weights are shared out" if _shared_out(args) else likelihood.chunks(model)
+        whole = "its weights are shared out" if args.launch.shares_weights else likelihood.chunks(model)
         if whole and compute.loss == "chunked":
             problems.append(Problem("compute.loss", f"This model cannot: {whole}. Set it to auto."))
     if compute.padding_free is not False:
@@ -76,12 +79,6 @@ def keep_freed_memory() -> None:
     if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
         library.mallopt(MAPPED, KEPT)
         library.mallopt(TRIM, KEPT)
-
-
-def _shared_out(args: TrainArgs) -> bool:
-    """Whether weights are gathered by the layers that they belong to, so that these must be called as they are."""
-    launch = args.launch
-    return launch.strategy in ("fsdp", "zero3") or launch.tensor_parallel > 1 or launch.context_parallel > 1
 
 
 def _why_padded(model: Any, args: TrainArgs) -> str:

@@ -146,6 +146,23 @@ class TestMemory:
         assert stage3.parts["trained weights"] == alone.parts["trained weights"] / 4
         assert needs(method="full", launch={"processes": 4}).total == alone.total  # ddp: a whole model in each
 
+    def test_a_frozen_table_that_the_output_layer_does_not_share_is_offloaded_with_activations(self):
+        there, away = (needs(B8, compute={"checkpointing": True, "offload": on}) for on in (False, True))
+        table = 4 * 128_000 * 4096
+        assert away.parts["weights"] == there.parts["weights"] - table and away.host > table
+        kept = {"checkpointing": True, "offload": True}
+        tied, taught = needs(compute=kept), needs(B8, compute=kept, method={"extra_modules": ["embed_tokens"]})
+        assert tied.parts["weights"] == 4 * M135.parameters
+        assert taught.parts["weights"] == 4 * B8.parameters
+
+    def test_an_8b_learns_in_four_bits_from_two_thousand_tokens_in_less_than_six_and_a_half_gigabytes(self):
+        found = needs(
+            B8, longest=2048, steps={"batch_size": 1}, model={"dtype": "bf16", "quantisation": "nf4"},
+            method={"kind": "lora", "rank": 16}, compute={"checkpointing": True, "loss": "chunked", "offload": True},
+            optim={"optimiser": "adamw_bnb_8bit"},
+        )  # fmt: skip
+        assert found.total - found.parts["program"] < 6.5 * GB
+
     def test_what_is_offloaded_is_in_main_memory(self):
         launch = {"processes": 2, "strategy": "zero2"}
         there, away = (needs(method="full", launch={**launch, "offload": on}) for on in (False, True))
