@@ -37,7 +37,7 @@ from urllib.parse import parse_qs, urlencode
 
 import gradio as gr
 
-from app import runs
+from app.running import runs
 from app.theme import Help
 from engine.contract import machine
 

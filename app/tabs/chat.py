@@ -15,12 +15,12 @@ from typing import Any
 
 import gradio as gr
 
-from app import loaded, talks
-from app.attached import Attached
 from app.board import QUIET, Ask, Board
+from app.chatting import loaded, talks
+from app.chatting.attached import Attached
+from app.chatting.loaded import Loaded
+from app.chatting.talks import Talks, Turn
 from app.form import Form
-from app.loaded import Loaded
-from app.talks import Talks, Turn
 from app.theme import Help, empty, sentence_error
 from data import weights
 from engine.contract.client import Said, Server, ServerError

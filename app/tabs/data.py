@@ -14,15 +14,15 @@ from typing import Any
 
 import gradio as gr
 
-from app import adding, advice, browse, dataset, headline, keeping, making, mapped, table, whole
-from app.adding import Adding
 from app.board import QUIET, Ask, Board
-from app.browse import Browser, Seen
-from app.dataset import Window
-from app.keeping import Keeping
-from app.making import Making
-from app.mapped import Mapped
-from app.table import EVERYTHING
+from app.datasets import adding, advice, browse, dataset, headline, keeping, making, mapped, table, whole
+from app.datasets.adding import Adding
+from app.datasets.browse import Browser, Seen
+from app.datasets.dataset import Window
+from app.datasets.keeping import Keeping
+from app.datasets.making import Making
+from app.datasets.mapped import Mapped
+from app.datasets.table import EVERYTHING
 from app.theme import Help, sentence_error
 from data.datasets import registry
 from data.datasets.registry import Entry

@@ -12,11 +12,12 @@ from typing import Any
 
 import gradio as gr
 
-from app import comparison, ledger, refs, runs
 from app.board import QUIET, Ask, Board
 from app.form import Form
+from app.results import comparison, refs
+from app.running import ledger, runs
+from app.running.watch import Watch
 from app.theme import Help, empty, sentence_error
-from app.watch import Watch
 from data import weights
 from data.checking import preflight
 from data.datasets import registry

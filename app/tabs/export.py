@@ -11,12 +11,13 @@ from typing import Any
 
 import gradio as gr
 
-from app import refs, runs, shelf
 from app.board import QUIET, Ask, Board
 from app.form import Form
-from app.live import progress, verdict
+from app.results import refs, shelf
+from app.running import runs
+from app.running.live import progress, verdict
+from app.running.watch import Watch
 from app.theme import Help, empty, pill, sentence_error
-from app.watch import Watch
 from data.checking import preflight
 from engine.contract.args import ExportArgs
 from engine.contract.errors import ArgsError, BoardError, Problem

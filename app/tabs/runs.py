@@ -10,8 +10,8 @@ from typing import Any
 
 import gradio as gr
 
-from app import ledger, live, runs
 from app.board import QUIET, Ask, Board
+from app.running import ledger, live, runs
 from app.theme import sentence_error
 from engine.contract.errors import BoardError
 from engine.contract.rundir import Run

@@ -15,12 +15,14 @@ from typing import Any
 
 import gradio as gr
 
-from app import catalogue, counting, forecast, ledger, live, outlook, runs
 from app.board import QUIET, Board
-from app.downloads import Downloads
-from app.fitting import Fitting
+from app.fetching import catalogue
+from app.fetching.downloads import Downloads
 from app.form import Form
-from app.look import RowsView
+from app.planning import counting, forecast, outlook
+from app.planning.fitting import Fitting
+from app.planning.look import RowsView
+from app.running import ledger, live, runs
 from app.theme import Help, sentence_error
 from data import models
 from data.datasets import registry

@@ -38,7 +38,11 @@ def _everywhere(change: Callable[[str], str]) -> Callable[[Row], Record]:
             return {
                 key: part if key in KEPT and isinstance(part, str) else changed(part) for key, part in value.items()
             }
-        return [changed(part) for part in value] if isinstance(value, (list, tuple)) else value
+        if not isinstance(value, (list, tuple)):
+            return value
+        if value and all(isinstance(part, dict) and set(part) == {"type", "text"} for part in value):
+            return changed("".join(part["text"] for part in value))  # a text in parts is read as one
+        return [changed(part) for part in value]
 
     return lambda row: changed(row.record())
 

@@ -16,8 +16,8 @@ POLLS = 20
 
 def measure(folder: Path) -> list[Line]:
     """Write a run with LINES metric lines under `folder`, open it, and poll it."""
-    from app.charts import picture_json
-    from app.watch import Watch
+    from app.running.charts import picture_json
+    from app.running.watch import Watch
 
     run = _long_run(folder / "tail")
     started = time.perf_counter()

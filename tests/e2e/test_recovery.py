@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from app.watch import Watch
+from app.running.watch import Watch
 from engine.contract import machine, rundir, start, text
 from engine.contract.args import TrainArgs
 from engine.contract.errors import ResourceError

@@ -1,0 +1,1 @@
+"""Models and datasets that people start from, on this machine or not yet."""

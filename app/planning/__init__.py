@@ -1,0 +1,1 @@
+"""What a run will do, in facts, words and buttons, before it starts."""

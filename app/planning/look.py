@@ -1,0 +1,109 @@
+"""Look at rows: how long they are, and how the model reads them, as a part of the Train tab.
+
+What is shown is `app.rows` and `app.histogram`: here it is laid out and connected. Which rows are shown stands in the
+components alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from app.board import QUIET, Board
+from app.form import PLAIN
+from app.planning import rows
+from app.planning.forecast import Forecast
+from app.planning.histogram import histogram
+from app.theme import sentence_error
+from engine.contract.errors import BoardError
+
+Forecasting = Callable[[str], "Forecast | None"]
+"""From what the form holds to what will happen; None while the form holds something impossible."""
+# One at a time, so that what was asked for last is shown last.
+IN_ORDER: dict[str, Any] = {"concurrency_id": "train-rows", "concurrency_limit": 1}
+LATEST: dict[str, Any] = {**QUIET, **IN_ORDER, "trigger_mode": "always_last"}
+IN_SIGHT = "() => document.getElementById('train-rows').scrollIntoView({block: 'nearest', behavior: 'smooth'})"
+
+
+class RowsView:
+    """The components and their events. Build it inside the page; then `connect` it to the form."""
+
+    def __init__(self, workspace: Path, allowed: Sequence[Path], forecast: Forecasting) -> None:
+        self.workspace, self.allowed, self.forecast = workspace, allowed, forecast
+        with gr.Accordion("Look at rows", open=False, elem_id="train-rows", elem_classes="tb-more") as self.whole:
+            self.lengths = gr.HTML(elem_id="train-lengths", padding=False, min_height=168)
+            with gr.Row(elem_classes="tb-pager"):
+                self.which = gr.Dropdown(
+                    rows.choices(None), value=rows.ORDER, label="Rows", elem_id="train-rows-which", container=False,
+                    interactive=True, min_width=240,
+                )  # fmt: skip
+                self.number = gr.Textbox(
+                    placeholder="row number", label="Row number", elem_id="train-rows-number", container=False,
+                    max_lines=1, min_width=110, html_attributes=PLAIN,
+                )  # fmt: skip
+                self.before = gr.Button("Earlier", size="sm", min_width=0, elem_id="train-rows-before")
+                self.place = gr.HTML(padding=False)
+                self.after = gr.Button("Later", size="sm", min_width=0, elem_id="train-rows-after")
+            gr.HTML(rows.LEGEND, padding=False)
+            self.seen = gr.HTML(elem_id="train-rows-seen", padding=False)
+            self.page = gr.State(0)
+            self.offered = gr.State(rows.choices(None))
+
+    @property
+    def offers(self) -> list[Any]:
+        """What `offer` gives values for."""
+        return [self.lengths, self.which, self.offered]
+
+    def offer(self, found: Forecast | None, offered: Sequence[tuple[str, str]], which: str) -> list[Any]:
+        """The lengths, and the choice of rows where it has become another one."""
+        choices = rows.choices(found)
+        lengths = histogram(found.rows) if found and found.rows else ""
+        if [tuple(choice) for choice in offered] == choices:
+            return [lengths, gr.skip(), gr.skip()]
+        # What is chosen is left alone where it can be: somebody may have chosen anew while this was found out.
+        still = which in (kind for _, kind in choices)
+        return [lengths, gr.Dropdown(choices) if still else gr.Dropdown(choices, value=rows.ORDER), choices]
+
+    def connect(self, board: Board, held: gr.Textbox, fields: Sequence[Any], outlook: gr.HTML) -> None:
+        """held: the form, as text; fields: those that decide what rows look like; outlook: where findings stand, whose
+        `select` brings the kind of one to look at."""
+        asked, shown = [self.page, self.which, self.number, held], [self.seen, self.place, self.page]
+        board.opens(self._show, asked, shown, **IN_ORDER)
+        gr.on([field.change for field in fields], self._show, asked, shown, **LATEST)
+        self.number.change(self._show, asked, shown, **LATEST)
+        self.which.input(lambda: [0, ""], None, [self.page, self.number], **QUIET).then(
+            self._show, asked, shown, **QUIET, **IN_ORDER
+        )
+        for button, step in ((self.before, -1), (self.after, 1)):
+            button.click(
+                lambda page, *values, step=step: self._show(page + step, *values), asked, shown, **QUIET, **IN_ORDER
+            )
+        # First what is to be shown, then the rows: so that they are those that the components say.
+        outlook.select(self._reveal, held, [self.whole, self.which, self.number, self.page], **QUIET).then(
+            self._show, asked, shown, **QUIET, **IN_ORDER
+        ).then(None, None, None, js=IN_SIGHT)
+
+    def _reveal(self, picked: gr.EventData, held: str) -> list[Any]:
+        """Somebody wants to see the rows of a finding."""
+        which = str(picked.kind)
+        choices = rows.choices(self.forecast(held))
+        return [gr.Accordion(open=True), gr.Dropdown(choices, value=which), "", 0]
+
+    def _show(self, page: int, which: str, number: str | None, held: str) -> list[Any]:
+        found = self.forecast(held)
+        if found is None:
+            return [sentence_error("The rows cannot be shown yet.", "Mend the fields that are marked."), "", page]
+        if found.problems:
+            return [sentence_error("The rows cannot be shown yet.", found.problems[0].text), "", page]
+        row = (number or "").strip().replace(",", "")
+        try:
+            if row and not (row.isdecimal() and int(row)):
+                raise BoardError(f"{number!r} is no row number.", "Write a number from 1 on.")
+            seen = rows.page(found, self.workspace, self.allowed, which, page, int(row or 0))
+        except BoardError as problem:
+            return [sentence_error(problem.text, problem.hint), "", 0]
+        place = f'<span class="tb-muted">page {seen.number + 1:,} of {seen.pages:,}</span>'
+        return [seen.html, place, seen.number]

@@ -1,0 +1,1 @@
+"""Runs: listed, started, stopped and watched live."""
