@@ -4,7 +4,8 @@
     browser.connect(draft)               # draft: a state that holds the open dataset's entry as JSON, or nothing
     event.then(browser.drawn, browser.asked, browser.shown)
 
-It lays out and connects; the rows are `app.dataset`, the drawings `app.table` and `app.turns`.
+It lays out and connects; the rows are `app.datasets.dataset`, the drawings `app.datasets.table` and
+`app.datasets.turns`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The rows of a dataset as a table: searched, filtered, sorted, a page at a time, as escaped HTML.
 
-Works on rows that are in memory; which ones those are is `app.dataset`'s to know. It knows no widget and no file.
+Works on rows that are in memory; which ones those are is `app.datasets.dataset`'s to know. It knows no widget and no
+file.
 """
 
 from __future__ import annotations

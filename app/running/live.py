@@ -5,7 +5,7 @@
     view.connect(run_id)                                                  # Stop works; the other buttons are the tab's
     view.buttons["details"].click(...)
 
-Only what changed since the last refresh of that browser is sent. This module draws; `app.watch` reads.
+Only what changed since the last refresh of that browser is sent. This module draws; `app.running.watch` reads.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-// Draws the chart of app/charts.py: one large plot and its small multiples, as SVG styled by the page's tokens.
+// Draws the chart of app/running/charts.py: one large plot and its small multiples, as SVG styled by the page's tokens.
 // Knows a picture (JSON) and the reader's wishes: smoothing, scale, axis, which panel is large. Asks the server nothing.
 (() => {
   const SVG = "http://www.w3.org/2000/svg";

@@ -1,4 +1,4 @@
-// Data: clicks and keys in what app/table.py, app/turns.py and app/findings.py draw, told to the page as `word:value`.
+// Data: clicks and keys in what app/datasets/{table,turns,advice}.py draw, told to the page as `word:value`.
 // Everything drawn is text that the server has escaped; nothing here makes HTML.
 (() => {
   const WORDS = ["row", "sort", "show", "mend", "leave", "whole", "skip", "all"];

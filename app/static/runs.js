@@ -1,4 +1,4 @@
-// The list of runs: draws what app/ledger.py says, filters as one types, tells which run was picked.
+// The list of runs: draws what app/running/ledger.py says, filters as one types, tells which run was picked.
 // A line is replaced only when its words change, so focus and scroll position survive every poll.
 (() => {
   function list(element, props, watch, trigger) {

@@ -1,7 +1,7 @@
 """Chat: load a base and what was trained from it, ask them the same question, and read the answers side by side.
 
-The page is a client of the server and nothing more; `app.loaded` knows the server, `app.talks` the conversations. What
-was said lives in the browser's own session, so two browsers share the server and nothing else.
+The page is a client of the server and nothing more; `app.chatting.loaded` knows the server, `app.chatting.talks` the
+conversations. What was said lives in the browser's own session, so two browsers share the server and nothing else.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Data: any file in, its rows seen as a table and as conversations, what is wrong found and mended.
 
-The parts are `app.adding`, `app.mapped`, `app.keeping`, `app.browse` and `app.advice`: here they are laid out and
-connected, around one draft: the open dataset's entry, saved or not. The user's file is never changed.
+The parts are `app.datasets.adding`, `app.datasets.mapped`, `app.datasets.keeping`, `app.datasets.browse` and
+`app.datasets.advice`: here they are laid out and connected, around one draft: the open dataset's entry, saved or not.
+The user's file is never changed.
 """
 
 from __future__ import annotations

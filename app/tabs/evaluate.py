@@ -1,6 +1,7 @@
 """Evaluate: did it get better? The question on the left, the verdict and what it rests on at the right.
 
-An evaluation is a run of its own; this page starts it, watches it and shows what it wrote. `app.comparison` draws.
+An evaluation is a run of its own; this page starts it, watches it and shows what it wrote. `app.results.comparison`
+draws.
 """
 
 from __future__ import annotations

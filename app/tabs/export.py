@@ -1,6 +1,7 @@
 """Export: what do I take away? The choice on the left; what was made of it, with its receipt, at the right.
 
-An export is a run of its own; this page starts it, watches it and shows the receipt. `app.shelf` reads and draws.
+An export is a run of its own; this page starts it, watches it and shows the receipt. `app.results.shelf` reads and
+draws.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Runs: the list on the left, one run on the right, with everything that can be done with it.
 
-The list is `app.runs`, the open run is drawn by `app.live`: here they are laid out and connected. Which run is open
-stands in the address, so that a reload or a second browser shows the same.
+The list is `app.running.runs`, the open run is drawn by `app.running.live`: here they are laid out and connected. Which
+run is open stands in the address, so that a reload or a second browser shows the same.
 """
 
 from __future__ import annotations
