@@ -12,26 +12,20 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.nn.functional import logsigmoid
-from transformers import TrainingArguments
 
-from engine.contract.args import TrainArgs
 from engine.contract.preference import Dpo
 from engine.feedback.anchor import anchor
 from engine.models.loading import language_model as load  # noqa: F401 (what a recipe offers)
 from engine.recipes.judging import Collate as Collate  # what a recipe offers
+from engine.recipes.judging import Config as Config
+from engine.recipes.judging import settings as settings
 from engine.recipes.pairwise import Pairwise, Sides, smoothed
 from engine.recipes.setting import Setting
 
-Config = TrainingArguments
 SIDES = 2  # of each example in a batch: chosen and rejected
 SURE = 1e-3  # the least label smoothing of exo_pair, as its paper has it
 FAR = 80.0  # whose exponential fp32 still holds
 TEMPERATURE = 0.05  # of discopop's mixture, as its paper has it
-
-
-def settings(args: TrainArgs) -> dict[str, Any]:
-    """Keywords of `Config` that do not go one to one."""
-    return {}
 
 
 def beside(setting: Setting, model: Any) -> dict[str, Any]:

@@ -18,25 +18,20 @@ from typing import Any
 
 import torch
 from torch.nn import functional
-from transformers import TrainerCallback, TrainingArguments
+from transformers import TrainerCallback
 
-from engine.contract.args import TrainArgs
 from engine.contract.reinforcement import Ilql
 from engine.devices import ranks
 from engine.feedback import heads
 from engine.feedback.guidance import FACT, Guidance
 from engine.models.loading import language_model as load  # noqa: F401 (what a recipe offers)
+from engine.recipes.judging import Config as Config  # what a recipe offers
 from engine.recipes.judging import Judging, laid
+from engine.recipes.judging import settings as settings
 from engine.recipes.setting import Setting
 
-Config = TrainingArguments
 SIDES = 1  # of each example in a batch
 PAIRS = {"first": "slow_first", "second": "slow_second"}  # the Q heads, and the slow copy of each
-
-
-def settings(args: TrainArgs) -> dict[str, Any]:
-    """Keywords of `Config` that do not go one to one."""
-    return {}
 
 
 def beside(setting: Setting, model: Any) -> dict[str, Any]:

@@ -12,12 +12,26 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 from trl.trainer.utils import disable_dropout_in_model
 
+from engine.contract.args import TrainArgs
 from engine.devices import ranks
 from engine.feedback.anchor import Anchor
+from engine.recipes.setting import Setting
 from engine.training.trainer import Recording
+
+Config = TrainingArguments
+
+
+def settings(args: TrainArgs) -> dict[str, Any]:
+    """Keywords of `Config` that do not go one to one: none."""
+    return {}
+
+
+def beside(setting: Setting, model: Any) -> dict[str, Any]:
+    """Further keywords of `Task`."""
+    return {"task": setting.args.task}
 
 
 class Judging(Recording, Trainer):

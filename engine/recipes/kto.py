@@ -13,25 +13,19 @@ from typing import Any
 
 import torch
 from torch.nn.functional import sigmoid
-from transformers import TrainingArguments
 
-from engine.contract.args import TrainArgs
 from engine.contract.preference import Kto
 from engine.devices import ranks
 from engine.feedback.anchor import anchor
 from engine.feedback.logps import logps
 from engine.models.loading import language_model as load  # noqa: F401 (what a recipe offers)
+from engine.recipes.judging import Config as Config  # what a recipe offers
 from engine.recipes.judging import Judging, laid
+from engine.recipes.judging import settings as settings
 from engine.recipes.setting import Setting
 
-Config = TrainingArguments
 SIDES = 1  # of each example in a batch
 TRIES = 8  # rows that are looked at for an answer to another question
-
-
-def settings(args: TrainArgs) -> dict[str, Any]:
-    """Keywords of `Config` that do not go one to one."""
-    return {}
 
 
 def beside(setting: Setting, model: Any) -> dict[str, Any]:

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch.nn.functional import logsigmoid
-from transformers import TrainingArguments
 
-from engine.contract.args import TrainArgs
 from engine.contract.preference import Orpo
 from engine.models.loading import language_model as load  # noqa: F401 (what a recipe offers)
 from engine.recipes.judging import Collate as Collate  # what a recipe offers
+from engine.recipes.judging import Config as Config
+from engine.recipes.judging import beside as beside
+from engine.recipes.judging import settings as settings
 from engine.recipes.pairwise import Pairwise, Sides
-from engine.recipes.setting import Setting
 
-Config = TrainingArguments
 SIDES = 2  # of each example in a batch: chosen and rejected
-
-
-def settings(args: TrainArgs) -> dict[str, Any]:
-    """Keywords of `Config` that do not go one to one."""
-    return {}
-
-
-def beside(setting: Setting, model: Any) -> dict[str, Any]:
-    """Further keywords of `Task`."""
-    return {"task": setting.args.task}
 
 
 class Task(Pairwise):

@@ -11,28 +11,17 @@ from typing import Any
 
 import torch
 from torch.nn.functional import logsigmoid
-from transformers import TrainingArguments
 
-from engine.contract.args import TrainArgs
 from engine.contract.preference import Reward
 from engine.feedback.logps import BESIDE
 from engine.models.loading import classifier as load  # noqa: F401 (what a recipe offers)
 from engine.recipes.judging import Collate as Pairs
+from engine.recipes.judging import Config as Config  # what a recipe offers
 from engine.recipes.judging import Judging
-from engine.recipes.setting import Setting
+from engine.recipes.judging import beside as beside
+from engine.recipes.judging import settings as settings
 
-Config = TrainingArguments
 SIDES = 2  # of each example in a batch: chosen and rejected
-
-
-def settings(args: TrainArgs) -> dict[str, Any]:
-    """Keywords of `Config` that do not go one to one."""
-    return {}
-
-
-def beside(setting: Setting, model: Any) -> dict[str, Any]:
-    """Further keywords of `Task`."""
-    return {"task": setting.args.task}
 
 
 @dataclass(frozen=True)
