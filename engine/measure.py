@@ -107,6 +107,7 @@ def trial(args: TrainArgs) -> TrainArgs:
     content: dict[str, Any] = args.model_dump()
     content["name"] = content["description"] = ""
     content["steps"] |= {"max_steps": STEPS}
+    content["optim"]["warmup"] = 0  # so short a run has no room for one
     content["data"] |= {"split": "100/0/0", "validation": []}
     content["record"] = {"log_every": 1, "save_every": 1000, "evaluate_every": 1000}
     content["resume"] = {}

@@ -30,7 +30,7 @@ BOUND = {
     "task.rewards.label": st.just(""),
     "resume.checkpoint": st.just(""),
     "record.samples": st.just([]),
-    "optim.warmup": st.floats(0, 1),
+    "optim.warmup": st.floats(0, 1, exclude_max=True),
     "optim.optimiser": st.sampled_from(["adamw_torch", "adafactor", "muon", "lion_8bit", "ademamix", "sgd"]),
     "optim.own": st.just({}),
     "optim.schedule": st.sampled_from([name for name in SCHEDULES if name not in BY_MEASURE]),

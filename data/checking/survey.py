@@ -28,6 +28,7 @@ from data.review import findings
 from data.review.finding import NAMED, Finding
 from data.rows import formats
 from data.rows.conversation import Row
+from engine.contract import auto, machine
 from engine.contract.args import TrainArgs
 from engine.contract.dataset import Split
 from engine.contract.errors import DataError
@@ -291,6 +292,7 @@ class Survey:
         task = self.args.task
         if isinstance(task, Kto) and (lopsided := task.lopsided(self.labels[True], self.labels[False])):
             found.append(Found("weights", "warning", lopsided))
+        found += self._unready(total)
         found.sort(key=lambda finding: fitness.GRAVITY.index(finding.level))
         shown = {
             "first": self.first,
@@ -307,6 +309,15 @@ class Survey:
             lengths=dict(sorted(self.lengths.items())), cut=cut.count, lost=dict(cut.what), findings=tuple(found),
             shown={kind: [replace(row, extra={}) for row in rows] for kind, rows in shown.items() if rows},
         )  # fmt: skip
+
+    def _unready(self, total: int) -> Iterator[Found]:
+        """The run may be worth its while without the peak, as one to be gone on with: so no error."""
+        sequences = self._sequences() * total / self.rows if self.rows else 0
+        steps = auto.total_steps(self.args, auto.Facts(machine.machine(), rows=round(sequences)))
+        if steps and self.args.optim.never_peaks(steps):
+            said = f"The warm-up of {self.args.optim.warmup:,.0f} steps (optim.warmup) is longer than the run"
+            said += f", which has {steps:,}: the learning rate never reaches its peak."
+            yield Found("warmup", "warning", said, hint="Make it a share such as 0.05, or raise steps.epochs.")
 
     def _sequences(self) -> int:
         if self.args.task.packs:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from engine.contract import own
 from engine.contract.errors import Problem
 from engine.contract.fields import AUTO, Auto, Section, arg
-from engine.contract.solvers import SCHEDULES, SOLVERS, WITH_LEAST
+from engine.contract.solvers import BY_MEASURE, SCHEDULES, SOLVERS, WITH_LEAST
 
 
 class Optim(Section):
@@ -122,6 +122,10 @@ class Optim(Section):
         gt=0,
         le=1,
     )
+
+    def never_peaks(self, steps: int) -> bool:
+        """Whether a run of so many steps ends before the learning rate has reached its peak."""
+        return self.warmup >= max(1, steps) and self.schedule not in ("constant", *BY_MEASURE)
 
     def problems(self) -> Iterator[Problem]:
         """Rules between these fields."""

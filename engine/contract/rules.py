@@ -297,6 +297,9 @@ RULES: tuple[Rule, ...] = (
          "the peak too."),
     Rule("optim.warmup", lambda args: args.optim.warmup > 1 and args.optim.warmup != int(args.optim.warmup),
          "{args.optim.warmup} is neither a share (below 1) nor a whole number of steps."),
+    Rule("optim.warmup", lambda args: bool(args.steps.max_steps and args.optim.never_peaks(args.steps.max_steps)),
+         "{args.optim.warmup:g} steps of warm-up leave none at the full learning rate: the run ends after "
+         "{args.steps.max_steps} (steps.max_steps). Lower it, make it a share such as 0.05, or raise steps.max_steps."),
     # Rows
     Rule("data.packing", lambda args: args.data.packing and args.task.kind not in ("sft", "pretrain"),
          "Packing is for sft (task.kind), not for {args.task.kind}. Turn it off."),

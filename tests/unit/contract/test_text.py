@@ -54,6 +54,17 @@ def test_rules_between_fields_are_told_beside_mistakes_in_fields() -> None:
     ]
 
 
+def test_a_warm_up_that_outlasts_the_run_is_refused_with_both_arguments() -> None:
+    (said,) = refused("optim.warmup=100", "steps.max_steps=20")
+    assert said.startswith("optim.warmup: 100 steps of warm-up") and "20 (steps.max_steps)" in said
+    assert refused("optim.warmup=20", "steps.max_steps=20")  # the last step would still be below the peak
+
+
+@pytest.mark.parametrize("fitting", ["optim.warmup=19", "optim.warmup=0.5", "optim.schedule=constant"])
+def test_a_warm_up_that_leaves_a_step_or_is_not_taken_is_fine(fitting: str) -> None:
+    text.parse({}, ["optim.warmup=100", "steps.max_steps=20", fitting], kind="train")
+
+
 def test_words_that_are_no_assignment_are_told_beside_the_rest() -> None:
     assert refused("quickly", "=3", "steps.epochs=0") == [
         "`quickly` is not of the form name=value, such as optim.learning_rate=1e-4.",

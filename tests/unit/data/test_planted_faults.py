@@ -293,3 +293,11 @@ def test_one_reason_is_said_of_rows_that_are_refused_with_its_own_way_out(look):
 def test_what_is_wrong_with_the_rows_themselves_is_said_in_words(look):
     finding = only(look([*GOOD, talk("What\u0007 is it?", "It is four.")]), "rows")
     assert finding.text == "The rows themselves are worth a look. 1 row holds control characters."
+
+
+def test_a_warm_up_longer_than_the_epochs_is_found_with_the_steps_that_there_are(look):
+    sizes = ["steps.batch_size=2", "steps.accumulation=1", "steps.epochs=2"]
+    found = only(look(GOOD, *sizes, "optim.warmup=30"), "warmup")  # 30 rows, 2 a step, twice
+    assert found.level == "warning" and "30 steps (optim.warmup)" in found.text and "has 30:" in found.text
+    assert look(GOOD, *sizes, "optim.warmup=29").findings == ()
+    assert look(GOOD, *sizes, "optim.warmup=0.9").findings == ()

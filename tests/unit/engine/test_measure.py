@@ -27,7 +27,12 @@ def test_a_trial_is_the_same_training_two_steps_long() -> None:
     given = args("data.split=80/20/0", "record.samples=[Hello]", "steps.epochs=9", "method.rank=3")
     trial = measure.trial(given)
     assert (trial.steps.max_steps, trial.data.split, trial.record.samples) == (2, "100/0/0", [])
-    assert (trial.method, trial.optim, trial.compute) == (given.method, given.optim, given.compute)
+    assert (trial.method, trial.compute) == (given.method, given.compute)
+    assert trial.optim == given.optim.model_copy(update={"warmup": 0.0})
+
+
+def test_a_trial_of_a_run_with_a_long_warm_up_leaves_it_out() -> None:
+    assert measure.trial(args("optim.warmup=500")).steps.max_steps == 2
 
 
 @pytest.mark.parametrize("code", [OUT_OF_MEMORY, -signal.SIGKILL])
