@@ -126,6 +126,10 @@ FAULTS: dict[str, Fault] = {
                      "is lost.", ""),
 }  # fmt: skip
 """In the order in which they are said."""
+ALIKE = (
+    "All {count:,} answers have the same score ({score:g}), so nothing tells better from worse.",
+    "See whether the right column holds the score (data.train), or choose sft (task.kind).",
+)
 GRAVITY: tuple[Level, ...] = ("error", "warning", "note")
 SAID = 3  # things that a sentence lists
 

@@ -183,6 +183,7 @@ class Survey:
         self.kept = array("L")  # tokens of each sequence that is used, after the cut
         self.rows = self.unseen = self.used = self.trained = self.showable = 0
         self.labels: Counter[bool] = Counter()
+        self.scores: set[float] = set()  # two of them at most
         self.first: list[Row] = []
         self.chance, self.drawn = random.Random(args.steps.seed), []
         self.longest: list[tuple[int, int, Row]] = []
@@ -244,6 +245,8 @@ class Survey:
         """What is left of a row, and what is lost."""
         limit = self.args.data.max_length
         self.labels.update([row.label] if row.label is not None else [])
+        if len(self.scores) < 2:  # the two answers of a pair are a good and a bad one
+            self.scores |= {1.0, -1.0} if row.kind == "preference" else {row.score} - {None}
         kept = fitness.cut(row, views, self.subject, self.args.data)
         for part in kept.lost:
             self.found["crowded" if row.kind == "prompt" else "cut"].add(row, part)
@@ -288,7 +291,8 @@ class Survey:
         """What was found in the rows looked at so far, of `total` to train on; `more` was found elsewhere."""
         found = [self._said(kind, tally) for kind, tally in self.found.items()]
         found += fitness.of_model(self.first, self.subject, "foreign" in self.found)
-        found += [Found(**vars(finding)) for finding in more]
+        alike = self._alike(total)
+        found += [Found(**vars(one)) for one in more if not (alike and one.kind == alike[0].kind)] + alike
         task = self.args.task
         if isinstance(task, Kto) and (lopsided := task.lopsided(self.labels[True], self.labels[False])):
             found.append(Found("weights", "warning", lopsided))
@@ -309,6 +313,14 @@ class Survey:
             lengths=dict(sorted(self.lengths.items())), cut=cut.count, lost=dict(cut.what), findings=tuple(found),
             shown={kind: [replace(row, extra={}) for row in rows] for kind, rows in shown.items() if rows},
         )  # fmt: skip
+
+    def _alike(self, total: int) -> list[Found]:
+        """Scores that say nothing: an error where all rows were seen, and else what the rows themselves show."""
+        if "scored" not in self.args.task.takes or len(self.scores) != 1 or self.rows < total:
+            return []
+        said, way_out = fitness.ALIKE
+        said = said.format(count=self.used, score=next(iter(self.scores)))
+        return [Found("constant_score", "error", said, self.used, hint=way_out)]
 
     def _unready(self, total: int) -> Iterator[Found]:
         """The run may be worth its while without the peak, as one to be gone on with: so no error."""

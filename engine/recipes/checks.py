@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from data import models
+from data.checking.fitness import ALIKE
 from engine.contract.args import TrainArgs
 from engine.contract.errors import ArgsError, Problem
 from engine.contract.rules import MEASURE
@@ -36,6 +37,17 @@ def measured(args: TrainArgs, rows: Rows) -> None:
     if wanted and rows.validation is None:
         said = f"No row that is held out can be used to measure by. {MEASURE}"
         raise ArgsError([Problem(f"record.{name}", said) for name in wanted])
+
+
+def judged(rows: Rows) -> None:
+    """Where answers are learnt from by their scores, these must differ."""
+    if "score" not in rows.train.column_names:
+        return
+    scores = set(rows.train["score"])
+    if len(scores) == 1:
+        said, way_out = ALIKE
+        said = said.format(count=len(rows.train), score=scores.pop())
+        raise ArgsError([Problem("data.train", f"{said} {way_out}")])
 
 
 def length(args: TrainArgs, model: Any) -> None:

@@ -70,6 +70,7 @@ def run(
     report.phase("preparing")
     with ranks.one_first():
         rows = rows_of(args, folder, run, report, sight)
+    checks.judged(rows)
     rows = choose(rows, args) if choose else rows
     facts = Facts(machine(), models.card(folder).parameters, len(rows.train))
     args = resolved(args, facts)

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from engine.contract.errors import ArgsError
+from engine.contract.rundir import Run
 from engine.feedback.guidance import Guidance
 from engine.feedback.heads import FILE
 from engine.recipes import ilql
@@ -203,11 +205,20 @@ def test_pairs_teach_what_their_two_answers_scored_1_and_minus_1_teach(workspace
     assert found[0] == pytest.approx(found[1], abs=1e-5)
 
 
+def test_answers_that_all_have_one_score_are_refused_before_the_model_is_loaded(workspace: Path) -> None:
+    alike = [{"prompt": f"Well {n}?", "completion": answer, "score": 3} for n, answer in enumerate("abcd")]
+    (workspace / "datasets" / "alike.jsonl").write_text("".join(json.dumps(row) + "\n" for row in alike))
+    with pytest.raises(ArgsError, match=r"data\.train: All 4 answers have the same score \(3\)"):
+        run_of(workspace, *LORA, "data=alike.jsonl")
+    (run,) = (workspace / "runs").iterdir()
+    assert [event["name"] for event in events(Run(run), "phase")] == ["preparing"]
+
+
 def test_held_out_loss_does_not_depend_on_batches(scored: Path) -> None:
     held = f"data.validation=[{copied(scored, 'yes.jsonl')}]"
     found = [
         losses(run_of(scored, *LORA, held, "steps.max_steps=1", f"steps.batch_size={size}",
-                      "steps.accumulation=1", "optim.warmup=3"), "eval/q_loss")[0]
+                      "steps.accumulation=1"), "eval/q_loss")[0]
         for size in (1, 3)
     ]  # fmt: skip
     assert found[0] == pytest.approx(found[1], abs=1e-6)

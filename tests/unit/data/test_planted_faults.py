@@ -295,6 +295,14 @@ def test_what_is_wrong_with_the_rows_themselves_is_said_in_words(look):
     assert finding.text == "The rows themselves are worth a look. 1 row holds control characters."
 
 
+def test_scores_that_are_all_the_same_are_an_error_where_they_are_learnt_from(look):
+    rows = [{"prompt": f"Say {n}", "completion": f"It is {n}", "score": 0.5} for n in range(9)]
+    found = only(look(rows, "task=ilql"), "constant_score")
+    assert found.level == "error" and "All 9 answers have the same score (0.5)" in found.text
+    assert "data.train" in found.hint
+    assert not look([*rows, {**rows[0], "score": 0.6}], "task=ilql").of("error")
+
+
 def test_a_warm_up_longer_than_the_epochs_is_found_with_the_steps_that_there_are(look):
     sizes = ["steps.batch_size=2", "steps.accumulation=1", "steps.epochs=2"]
     found = only(look(GOOD, *sizes, "optim.warmup=30"), "warmup")  # 30 rows, 2 a step, twice
