@@ -82,11 +82,11 @@ def arguments(run: Run) -> str:
         return sentence_error("The arguments of this run are of another version of the board.", problem.text)
     changed = text.changes(args)
     said = f'<pre class="tb-command">{escape(command(args, run.path.parents[1]))}</pre>'
-    first = _table(changed) if changed else '<p class="tb-muted">Every argument is at its default.</p>'
+    first = _table(args, changed) if changed else '<p class="tb-muted">Every argument is at its default.</p>'
     return (
         f'<h3 class="tb-title">Not at their default</h3>{first}'
         f'<h3 class="tb-title">The same run from a terminal</h3>{said}'
-        f"<details><summary>All arguments</summary>{_table(_all(args))}</details>"
+        f"<details><summary>All arguments</summary>{_table(args, _all(args))}</details>"
     )
 
 
@@ -99,15 +99,26 @@ def command(args: AnyArgs, workspace: Path) -> str:
 
 def _all(args: AnyArgs) -> list[tuple[str, Any]]:
     content = args.model_dump(mode="json")
-    specs = [
-        spec for spec in walk(type(args))
+    return [(path, text.at(content, path)) for path in _labels(args)]
+
+
+def _labels(args: AnyArgs) -> dict[str, str]:
+    """Path -> label of every argument that is in force, in the order of declaration."""
+    content = args.model_dump(mode="json")
+    return {
+        spec.path: spec.label for spec in walk(type(args))
         if not spec.variant or text.at(content, f"{spec.union}.kind") == spec.variant
-    ]  # fmt: skip
-    return [(spec.path, text.at(content, spec.path)) for spec in specs]
+    }  # fmt: skip
 
 
-def _table(pairs: Sequence[tuple[str, Any]]) -> str:
-    rows = "".join(f"<tr><th>{escape(path)}</th><td>{escape(_said(value))}</td></tr>" for path, value in pairs)
+def _table(args: AnyArgs, pairs: Sequence[tuple[str, Any]]) -> str:
+    """By the words of the form, and beside them the names that a terminal takes."""
+    labels = _labels(args)
+    rows = "".join(
+        f"<tr><th>{escape(labels[path])}</th><td>{escape(_said(value))}</td>"
+        f'<td class="tb-muted">{escape(path)}</td></tr>'
+        for path, value in pairs
+    )
     return f'<table class="tb-arguments">{rows}</table>'
 
 

@@ -30,6 +30,7 @@ from engine.contract.rundir import Run
 BUTTONS = {"resume": "Resume", "clone": "Clone", "evaluate": "Evaluate", "chat": "Chat", "export": "Export"}
 DENSE_BUTTONS = {"details": "All of it", "evaluate": "Evaluate", "chat": "Chat", "export": "Export"}
 LOG_LINES, STORY_LINES = 400, 100
+SHARES = {"preferred": "Preferred", "agreed": "As labelled"}
 NOTHING = ("No run is open", "Choose one on the left, or start one under Train.")
 
 
@@ -209,11 +210,19 @@ def facts(watch: Watch) -> str:
         "Elapsed": elapsed,
         aim.capitalize(): _number(curve.latest(f"train/{aim}"), ".4g"),
         f"Held-out {aim}": _number(curve.latest(f"eval/{aim}"), ".4g"),
+        **{words: f"{share:.0%}" for words, share in _shares(curve)},
         "Speed": _number(curve.latest("train/tokens_per_second"), ",.0f", " tokens/s"),
         "Memory": _number(curve.latest("memory/peak_gb"), ".1f", " GB"),
     }
     pairs = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in shown.items())
     return f'<dl class="tb-facts">{pairs}</dl>'
+
+
+def _shares(curve: charts.Curve) -> list[tuple[str, float]]:
+    """How often it is right, where that says more than a loss: on held-out rows if there are any."""
+    found = {word: (curve.latest(f"eval/{key}"), curve.latest(f"train/{key}")) for key, word in SHARES.items()}
+    lasts = {word: held if held is not None else seen for word, (held, seen) in found.items()}
+    return [(word, share) for word, share in lasts.items() if share is not None]
 
 
 def _number(value: float | None, form: str, unit: str = "") -> str:

@@ -33,7 +33,11 @@
       if (size >= unit) return Number((value / unit).toPrecision(digits)) + name;
     return String(Number(value.toPrecision(digits)));
   };
-  const tick = (value) => short(value, 6); // evenly spaced ticks read so: 5.725 is not 5.73
+  // A share reads as percent; the unit of everything else stands behind it.
+  const share = (value) => (isFinite(value) ? `${Number((100 * value).toPrecision(3))}%` : "–");
+  const worth = (value, unit) => (unit === "share" ? share(value ?? NaN) : number(value));
+  const behind = (unit) => (unit && unit !== "share" ? ` ${unit}` : "");
+  const tick = (value, unit = "") => (unit === "share" ? share(value) : short(value, 6)); // evenly spaced ticks read so: 5.725 is not 5.73
   const duration = (seconds) => {
     const s = Math.round(seconds);
     if (s < 60) return `${s} s`;
@@ -73,7 +77,7 @@
     const step = axis === "time" ? timeStep(value, 5) : niceStep(value, 5);
     return Math.ceil(value / step - 1e-9) * step;
   };
-  const range = (values, log) => {
+  const range = (values, log, unit) => {
     let low = Infinity, high = -Infinity;
     for (const value of values) {
       if (value === null || (log && value <= 0)) continue;
@@ -82,6 +86,7 @@
     }
     if (low > high) return log ? [0.1, 1] : [0, 1];
     if (log) return [Math.pow(10, Math.floor(Math.log10(low) * 4) / 4), Math.pow(10, Math.ceil(Math.log10(high) * 4) / 4)];
+    if (low === high && unit === "share") return [0, 1];
     if (low === high) [low, high] = low === 0 ? [0, 1] : [low - Math.abs(low) / 10, high + Math.abs(high) / 10];
     const base = low >= 0 && low < (high - low) * 0.25 ? 0 : low;
     const step = niceStep(high - base, 5);
@@ -133,7 +138,7 @@
       const tails = this.lines.flatMap((line) => line.raw[axis].slice(-1));
       const end = axis === "step" && picture.total ? Math.max(picture.total, ...tails) : roundUp(Math.max(...tails), axis);
       const x = this.hold(`${picture.run} ${axis}`, [0, end]);
-      const y = this.hold(`${picture.run} ${panel.key} ${log}`, range(this.lines.flatMap((line) => line.raw.y), log));
+      const y = this.hold(`${picture.run} ${panel.key} ${log}`, range(this.lines.flatMap((line) => line.raw.y), log, panel.unit));
       const put = log ? Math.log : (value) => value;
       this.x = (value) => pad.left + ((value - x[0]) / (x[1] - x[0])) * (width - pad.left - pad.right);
       this.y = (value) => height - pad.bottom - ((put(value) - put(y[0])) / (put(y[1]) - put(y[0]))) * (height - pad.top - pad.bottom);
@@ -141,20 +146,20 @@
       this.size = { width, height };
       this.axis = axis;
       this.grid.replaceChildren();
-      if (this.axes) this.drawAxes(x, y, log);
+      if (this.axes) this.drawAxes(x, y, log, panel.unit);
       this.marks.replaceChildren(...this.lines.flatMap((line) => this.trace(line)));
     }
 
     describe(panel) {
-      return panel.title + ": " + panel.series.map((series) => `${series.name} ${number(series.raw.y.at(-1))}`).join(", ");
+      return panel.title + ": " + panel.series.map((series) => `${series.name} ${worth(series.raw.y.at(-1), panel.unit)}`).join(", ");
     }
 
-    drawAxes(x, y, log) {
+    drawAxes(x, y, log, unit) {
       const { width, height } = this.size, pad = this.pad;
       for (const value of ticks(y, log, "y")) {
         const at = this.y(value);
         const label = draw("text", { x: pad.left - 8, y: at + 4, "text-anchor": "end" });
-        label.textContent = tick(value);
+        label.textContent = tick(value, unit);
         this.grid.append(draw("line", { x1: pad.left, x2: width - pad.right, y1: at, y2: at }), label);
       }
       for (const value of ticks(x, false, this.axis)) {
@@ -269,14 +274,14 @@
       const found = pointed === null ? null : plot.nearest(pointed);
       plot.point(found);
       const lead = found && (found.find((one) => !one.series.eval) || found[0]);
-      const unit = panel.unit ? ` ${panel.unit}` : "";
       const rows = panel.series.map((series, i) => {
         const last = plot.lines[i], one = found?.[i];
         const value = one ? one.y : series.raw.y.at(-1);
         const even = one ? one.smooth : last.smooth?.y.at(-1);
         const name = series.eval ? "evaluation" : series.name.startsWith("train/") ? "train" : panel.title.toLowerCase();
         return entry(series.eval ? "tb-eval" : "tb-train", name,
-          number(value) + unit + (even === null || even === undefined ? "" : ` (smooth ${number(even)})`));
+          worth(value, panel.unit) + behind(panel.unit)
+            + (even === null || even === undefined ? "" : ` (smooth ${worth(even, panel.unit)})`));
       });
       const where = lead ? lead.points : null;
       const place = where
@@ -314,7 +319,8 @@
           mini = { tile, value, plot: new Plot(area, false) };
           minis.set(panel.key, mini);
         }
-        mini.value.replaceChildren(short(panel.series[0].raw.y.at(-1) ?? NaN), make("small", {}, panel.unit && ` ${panel.unit}`));
+        const last = panel.series[0].raw.y.at(-1) ?? NaN;
+        mini.value.replaceChildren(panel.unit === "share" ? share(last) : short(last), make("small", {}, behind(panel.unit)));
         mini.tile.setAttribute("aria-pressed", panel === main());
       }
       // In the picture's order, whichever run was in sight before; moved only when it must, as moving takes the focus.

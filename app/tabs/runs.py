@@ -6,6 +6,7 @@ run is open stands in the address, so that a reload or a second browser shows th
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -69,7 +70,7 @@ class RunsTab:
         board.opens(self._newest, [opened, board.asked["runs"]], [opened])
         board.opens(self._listed, [opened], listing)
         board.moves(self._listed, [opened], listing)
-        board.moves(self._beside, [opened], beside)
+        board.moves(self._beside, [opened, self.checkpoint], beside)
         self.list.select(self._picked, None, [opened, self.said], **QUIET)
         clock = board.timer(WATCH_SECONDS)
         opened.change(self.view.refresh, seen, self.view.outputs, **QUIET)
@@ -88,7 +89,7 @@ class RunsTab:
         jumps = {"clone": "train", "evaluate": "evaluate", "chat": "chat", "export": "export"}
         for name, tab in jumps.items():
             if board.has(tab):
-                buttons[name].click(lambda id, tab=tab: board.jump(tab, id), opened, board.jump_to(tab), **QUIET)
+                buttons[name].click(partial(self._jump, tab), [opened, self.checkpoint], board.jump_to(tab), **QUIET)
             else:
                 buttons[name].visible = False
         self.remove.click(self._ask, opened, [self.confirm, self.question], **QUIET)
@@ -119,21 +120,25 @@ class RunsTab:
             return [*shown, gr.skip(), *(gr.skip() for _ in self.beside)]
         return [*shown, gr.Timer(active=False), *self._beside(opened)]
 
-    def _beside(self, opened: str) -> list[Any]:
-        """What is known of a run that does not change from second to second."""
+    def _beside(self, opened: str, chosen: str | None = "") -> list[Any]:
+        """What is known of a run that does not change from second to second; `chosen` checkpoints stay so."""
         run = runs.opened(self.workspace, opened)
         if run is None:
             return [gr.Column(visible=False), "", "", gr.Dropdown([], value=None), gr.Button(interactive=False)]
         steps = [folder.name for _, folder in reversed(run.checkpoints())]
         # The newest by meaning and not by name: a stop may save one more after this list was made.
-        offered = [("newest", ""), *((step, step) for step in steps)]
+        offered = [("final model" if run.model_path.is_dir() else "newest", ""), *((step, step) for step in steps)]
         return [
             gr.Column(visible=True),
             ledger.arguments(run),
             ledger.files(run),
-            gr.Dropdown(offered, value="", visible=bool(steps)),
+            gr.Dropdown(offered, value=chosen if chosen in steps else "", visible=bool(steps)),
             gr.Button(interactive=run.state() not in runs.MOVING),
         ]
+
+    def _jump(self, tab: str, opened: str, checkpoint: str | None) -> list[Any]:
+        """To another tab with the chosen checkpoint; only Clone means the run as a whole."""
+        return self.board.jump(tab, f"{opened}/{checkpoint}" if checkpoint and tab != "train" else opened)
 
     def _resume(self, opened: str, checkpoint: str | None) -> list[Any]:
         """A new run that goes on from the checkpoint; it is opened at once."""

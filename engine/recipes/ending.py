@@ -19,6 +19,9 @@ from engine.devices import ranks, sharing
 from engine.report import Report
 from engine.training.trainer import flush
 
+SHARES = {"preferred": "The better answer is preferred in", "agreed": "An answer is judged as it is labelled in"}
+"""What each share of the held-out rows says, by the name that it has on the page."""
+
 
 def save(trainer: Any, tokenizer: Any, args: TrainArgs, run: Run, dtype: torch.dtype, beside: Sequence[Path]) -> None:
     """The final weights under a name of their own, renamed last: `model/` present means success."""
@@ -59,6 +62,10 @@ def report(trainer: Any, say: Report, seconds: float) -> None:
     first, last = sum(numbers[:tenth]) / tenth, sum(numbers[-tenth:]) / tenth
     sentence = f"Training {told} went from {first:.3f} to {last:.3f} in {trainer.state.global_step} steps"
     sentence += f"; held-out {told} from {held[0]:.3f} to {held[-1]:.3f}." if len(held) > 1 else "."
+    for theirs, ours in trainer.NAMES.items():
+        shares = [entry[f"eval_{theirs}"] for entry in history if f"eval_{theirs}" in entry]
+        if ours in SHARES and len(shares) > 1:
+            sentence += f" {SHARES[ours]} {shares[-1]:.0%} of the held-out rows, at the start in {shares[0]:.0%}."
     best = trainer.best.moment
     if trainer.best.ended:
         sentence += f" It ended early: nothing was better than step {best.step}."

@@ -17,7 +17,7 @@ import pytest
 from app import __main__ as entry
 from app import board
 from app.planning import forecast, outlook
-from app.running import ledger, runs
+from app.running import ledger, live, runs
 from app.running.watch import Watch
 from app.tabs.runs import RunsTab
 from engine.contract import events, text
@@ -201,6 +201,18 @@ class TestList:
         assert RunsTab._newest(tab, "another", board.Ask()) == gr.skip()
         assert RunsTab._newest(tab, "", board.Ask("asked-for")) == gr.skip()
 
+    def test_the_chosen_checkpoint_goes_along_to_another_tab_and_stays_when_another_run_ends(self, tmp_path):
+        run = a_run(tmp_path)
+        for step in ("step-5", "step-10"):
+            (run.path / "checkpoints" / step).mkdir(parents=True)
+        run.model_path.mkdir()
+        tab: Any = SimpleNamespace(workspace=tmp_path, board=SimpleNamespace(jump=lambda *there: there))
+        assert RunsTab._jump(tab, "chat", run.id, "step-5") == ("chat", f"{run.id}/step-5")
+        assert RunsTab._jump(tab, "chat", run.id, "") == ("chat", run.id)
+        assert RunsTab._jump(tab, "train", run.id, "step-5") == ("train", run.id)
+        assert RunsTab._beside(tab, run.id)[3].value == ""
+        assert RunsTab._beside(tab, run.id, "step-5")[3].value == "step-5"
+
     def test_times_are_said_as_people_say_them(self):
         now = time.mktime((2026, 11, 21, 15, 0, 0, 0, 0, -1))
         assert ledger.when(now - 60, now) == "14:59"
@@ -297,6 +309,18 @@ def test_the_page_is_put_together(workspace):
     page = board.page(workspace)
     ids = {component.elem_id for component in page.blocks.values() if getattr(component, "elem_id", None)}
     assert {"train-start", "train-optim-learning_rate", "runs-list", "tb-pill"} <= ids
+
+
+def test_what_is_preferred_on_held_out_rows_stands_beside_the_loss(tmp_path):
+    run = a_run(tmp_path, losses=(0.7, 0.6))
+    watch = Watch(run)
+    watch.look()
+    assert "Preferred" not in live.facts(watch)
+    journal = events.Journal(run.metrics_path)
+    journal.write(events.Metrics(2, 0.1, {"train/preferred": 0.5, "eval/preferred": 0.75}))
+    journal.close()
+    watch.look()
+    assert "<dt>Preferred</dt><dd>75%</dd>" in live.facts(watch)
 
 
 def test_a_run_that_saves_or_evaluates_is_as_far_as_it_was(tmp_path):
