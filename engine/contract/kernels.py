@@ -18,10 +18,15 @@ def logits_at_once(device: str, whole: int) -> int:
     return LOGITS_OF_A_CPU if device == "cpu" else min(MOST_LOGITS, max(LOGITS, whole // SHARE))
 
 
-def attention(wanted: str, here: Here) -> tuple[str | None, str]:
-    """The kernel to ask for and a sentence on why; None leaves the choice of sdpa or eager to the model's own code."""
+def attention(wanted: str, here: Here, *, apart: bool = False) -> tuple[str | None, str]:
+    """The kernel to ask for and a sentence on why; None leaves the choice of sdpa or eager to the model's own code.
+
+    apart: whether the model is loaded into main memory, to be shared out among devices like `here` later.
+    """
     if wanted != AUTO:
         return wanted, f"{wanted} attention, as model.attention says."
+    if apart and here.device != "cpu":
+        return None, "PyTorch's own attention (sdpa): the model is asked in main memory, before it is shared out."
     if here.device == "cpu":
         return None, "PyTorch's own attention (sdpa): on a CPU there is none faster."
     if here.device != "cuda":

@@ -136,16 +136,16 @@ RULES: tuple[Rule, ...] = (
          "Make it a multiple."),
     Rule("steps.global_batch", lambda args: not _divides(args) and args.launch.replicas > 1,
          "{args.steps.global_batch} cannot be made of batches of {args.steps.batch_size} (steps.batch_size) on "
-         "{args.launch.replicas} devices (launch). Make it a multiple of their product."),
+         "{args.launch.replicas} devices (launch.processes). Make it a multiple of their product."),
     Rule("steps.global_batch",
          lambda args: _divides(args) and not _adds_up(args) and args.launch.replicas == 1,
          "{args.steps.global_batch} is not {args.steps.batch_size} (steps.batch_size) x {args.steps.accumulation} "
-         "(steps.accumulation). Leave one of accumulation and global batch on auto."),
+         "(steps.accumulation). Leave steps.accumulation or steps.global_batch on auto."),
     Rule("steps.global_batch",
          lambda args: _divides(args) and not _adds_up(args) and args.launch.replicas > 1,
          "{args.steps.global_batch} is not {args.steps.batch_size} (steps.batch_size) x {args.steps.accumulation} "
-         "(steps.accumulation) x {args.launch.replicas} devices (launch). Leave one of accumulation and global batch "
-         "on auto."),
+         "(steps.accumulation) x {args.launch.replicas} devices (launch.processes). Leave steps.accumulation or "
+         "steps.global_batch on auto."),
     # Questions that the model answers
     Rule("task.group", lambda args: _step_rows(args) % args.task.together != 0,
          "The answers of a step (steps.batch_size x steps.accumulation) do not make whole groups of {args.task.group} "
@@ -156,7 +156,8 @@ RULES: tuple[Rule, ...] = (
          "Lower it, or raise data.max_length."),
     Rule("task.rewards.person",
          lambda args: args.task.generates and args.task.rewards.person and args.launch.replicas > 1,
-         "{args.launch.replicas} processes (launch) would wait for you at once. Turn it off, or launch one process."),
+         "{args.launch.replicas} processes (launch.processes) would wait for you at once. Turn it off, or start one "
+         "process on one machine."),
     Rule("method.tuner",
          lambda args: args.task.kind == "rloo" and getattr(args.method, "tuner", "") == "adalora",
          "RLOO (task.kind) begins with a second adapter, and AdaLoRA is the only one of its model. Choose another "
@@ -176,6 +177,10 @@ RULES: tuple[Rule, ...] = (
     Rule("launch.strategy", lambda args: args.launch.shards and _quantised(args),
          "The packed weights of {args.model.quantisation} (model.quantisation) are not shared out. Set launch.strategy "
          "to ddp or zero2, or model.quantisation to none."),
+    Rule("model.attention",
+         lambda args: args.launch.strategy == "fsdp" and args.borders and args.model.attention in FLASH,
+         "Whether a model keeps rows apart that share a sequence (data.packing, task.boundaries) is asked before fsdp "
+         "(launch.strategy) shares it out, in main memory, where {args.model.attention} cannot run. Set it to auto."),
     Rule("launch.context_parallel",
          lambda args: args.launch.context_parallel > 1
          and (args.borders or args.task.kind not in ("sft", "pretrain")),
@@ -189,7 +194,7 @@ RULES: tuple[Rule, ...] = (
          "Choose lora there, or set model.quantisation to none."),
     Rule("model.quantisation",
          lambda args: _quantised(args) and args.method.adapter and args.model.quantisation not in _stands_on(args),
-         "This adapter (method) cannot stand on {args.model.quantisation} weights. Choose lora, or set "
+         "This adapter (method.kind) cannot stand on {args.model.quantisation} weights. Choose lora, or set "
          "model.quantisation to none."),
     Rule("method.dora", lambda args: bool(_of_lora(args, "dora")) and args.model.quantisation == "int8",
          "DoRA cannot stand on int8 weights. Turn it off, or set model.quantisation to nf4 or torchao_int8."),
@@ -226,8 +231,8 @@ RULES: tuple[Rule, ...] = (
          "{args.task.title} (task.kind) asks for the logits of each token. Set compute.loss to auto."),
     Rule("compute.loss",
          lambda args: args.compute.loss == "chunked" and (args.launch.shards or args.launch.context_parallel > 1),
-         "The output layer is shared out (launch), and the loss in chunks takes it as a whole. Set compute.loss to "
-         "auto."),
+         "The output layer or its rows are shared out (launch.strategy, launch.context_parallel), and the loss in "
+         "chunks takes it as a whole. Set compute.loss to auto."),
     Rule("compute.loss",
          lambda args: args.compute.loss == "chunked" and bool(args.model.new_tokens) and args.method.adapter,
          "The output layer learns single tokens (model.new_tokens), and the loss in chunks takes one that is all its "

@@ -101,7 +101,7 @@ def run(
         trained=moved,
         parameters=total,
     )
-    report.note(kernels.attention(args.model.attention, Here(device.type))[1])
+    report.note(kernels.attention(args.model.attention, Here(device.type), apart=setting.home != device)[1])
     if ranks.leads():
         ending.write_env(run, args, folder, model, device)
 

@@ -149,6 +149,8 @@ def unmasked(model: Any) -> bool:
 def settled(model: Any) -> str:
     """Make `model` keep rows apart; "" when it does now, else why it does not (and then it is as it was)."""
     before = model.config._attn_implementation
+    if before in FLASH and model.device.type == "cpu":
+        return "flash attention cannot be asked in main memory, where the model lies until it is shared out"
     if before not in ("sdpa", *FLASH):
         return f"{before} attention would compute a mask of all tokens by all"
     if getattr(model.config.get_text_config(), "attention_chunk_size", None):

@@ -322,3 +322,4 @@ def test_the_choice_of_attention_says_why() -> None:
     assert attention("auto", Here("cpu")) == (None, "PyTorch's own attention (sdpa): on a CPU there is none faster.")
     assert attention("auto", Has("cuda"))[0] == "flash_attention_2"
     assert attention("eager", Here("cuda"))[0] == "eager"
+    assert attention("auto", Has("cuda"), apart=True)[0] is None  # as fsdp has it: nothing else runs in main memory

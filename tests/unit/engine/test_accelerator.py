@@ -153,3 +153,10 @@ def test_with_fsdp_the_model_waits_in_main_memory_to_be_shared_out() -> None:
         return str(Setting(args, *rest, torch.device("cuda"), torch.bfloat16, nothing).home)
 
     assert (home("launch.strategy=fsdp"), home()) == ("cpu", "cuda")
+
+
+def test_flash_attention_is_not_asked_of_a_model_in_main_memory_whose_rows_come_padded() -> None:
+    model = tiny("Llama")
+    model.config._attn_implementation = "flash_attention_2"  # as it is loaded for devices that it is shared out to
+    assert apart.settled(model).startswith("flash attention cannot be asked in main memory")
+    assert model.config._attn_implementation == "flash_attention_2"

@@ -51,14 +51,18 @@ def refused(*words: str) -> list[str]:
         (["launch.processes=2", "launch.offload=true"],
          "launch.offload: ddp (launch.strategy) shares nothing out that could be kept elsewhere. Turn it off."),
         (["launch.processes=2", "steps.batch_size=4", "steps.global_batch=4"],
-         "steps.global_batch: 4 cannot be made of batches of 4 (steps.batch_size) on 2 devices (launch). Make it a "
-         "multiple of their product."),
+         "steps.global_batch: 4 cannot be made of batches of 4 (steps.batch_size) on 2 devices (launch.processes). "
+         "Make it a multiple of their product."),
         (["launch.processes=2", "launch.strategy=fsdp", "task=grpo"],
          "launch.strategy: GRPO (task.kind) writes answers while it trains, for which every process needs all weights. "
          "Set launch.strategy to ddp or zero2."),
         (["launch.processes=2", "launch.strategy=fsdp", "task=ilql"],
          "launch.strategy: ILQL (task.kind) has heads beside the model, and fsdp gathers weights only within it. Set "
          "launch.strategy to ddp or zero2."),
+        (["launch.processes=2", "launch.strategy=fsdp", "data.packing=true", "model.attention=flash_attention_2"],
+         "model.attention: Whether a model keeps rows apart that share a sequence (data.packing, task.boundaries) is "
+         "asked before fsdp (launch.strategy) shares it out, in main memory, where flash_attention_2 cannot run. Set "
+         "it to auto."),
         (["launch.processes=2", "launch.tensor_parallel=2"],
          "launch.tensor_parallel: transformers cannot save a model split this way so that its training goes on. Set it "
          "to 1, and launch.strategy to fsdp."),
