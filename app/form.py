@@ -22,10 +22,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from html import escape
 from typing import Any
 
 import gradio as gr
 
+from app import naming
 from app.board import QUIET
 from app.theme import Help
 from engine.contract import text
@@ -142,7 +145,10 @@ class Form:
     @staticmethod
     def help_of(root: type[Args], name: str) -> dict[str, Help]:
         """What the (i) of each field says, by component id."""
-        return {component_id(name, spec): Help(spec.help, spec.when, spec.usual) for spec in walk(root)}
+        said = partial(naming.plain, root, kinds={})
+        return {
+            component_id(name, spec): Help(said(spec.help), said(spec.when), said(spec.usual)) for spec in walk(root)
+        }
 
     def _of_union(self, path: str) -> list[Spec]:
         return [spec for spec in self.specs.values() if spec.variant and spec.union == path]
@@ -264,7 +270,7 @@ class Form:
         wrong, auto, changed = {}, {self.id(self.specs[path, ""]): hint for path, hint in (hints or {}).items()}, {}
         for problem in problems:
             if spec := self._where(problem.path, held):
-                wrong[self.id(spec)] = problem.text
+                wrong[self.id(spec)] = self.plain(problem.text, values)
         for key in self._keys:
             spec = self.specs[key]
             value = text.at(decided, spec.path)
@@ -274,9 +280,7 @@ class Form:
             count = sum(held[_key(spec)] != self.raw(spec, spec.default) for spec in specs)
             mend = sum(self.id(spec) in wrong for spec in specs)
             changed[elem_id] = f"{mend} to mend" if mend else f"{count} changed" if count else ""
-        kinds = {path.removesuffix(".kind"): value for (path, variant), value in held.items()
-                 if path.endswith(".kind") and not variant}  # fmt: skip
-        said = {"name": self.name, "wrong": wrong, "auto": auto, "changed": changed, "kinds": kinds,
+        said = {"name": self.name, "wrong": wrong, "auto": auto, "changed": changed, "kinds": self._kinds(values),
                 "away": {self._place(path): hide for path, hide in (away or {}).items()}}  # fmt: skip
         return json.dumps(said, ensure_ascii=False)
 
@@ -284,14 +288,52 @@ class Form:
         """The element of a field, or of the accordion that holds a section."""
         return self.id(self.specs[path, ""]) if (path, "") in self.specs else f"{self.name}-more-{path}"
 
+    # Sentences
+
     def label(self, problem: Problem, values: Sequence[Any]) -> str:
         """What the field of a problem is called on screen; its path where it has none."""
         spec = self._where(problem.path, dict(zip(self._keys, values, strict=True)))
-        return spec.label if spec else problem.path
+        if spec is None or "." not in spec.path:
+            return spec.label if spec else problem.path
+        found = naming.named(self.root, spec.path, self._kinds(values), problem.path[len(spec.path) + 1 :])
+        return f"{spec.label}{found.place}"
+
+    def plain(self, sentence: str, values: Sequence[Any] | None = None) -> str:
+        """A sentence of the contract, with fields by their labels."""
+        return naming.plain(self.root, sentence, self._kinds(values) if values else {})
+
+    def linked(self, sentence: str, values: Sequence[Any]) -> str:
+        """The same as escaped HTML, in which each field leads to its place."""
+        found = naming.parts(self.root, sentence, self._kinds(values))
+        return "".join(escape(part) if isinstance(part, str) else self._link(part) for part in found)
+
+    def headed(self, problem: Problem, values: Sequence[Any]) -> tuple[str, str]:
+        """The label of a problem's field, which leads there, and its sentence, as HTML."""
+        spec = self._where(problem.path, dict(zip(self._keys, values, strict=True)))
+        label = self.label(problem, values)
+        return self._led(spec, label) if spec else escape(label), self.linked(problem.text, values)
+
+    def _link(self, found: naming.Named) -> str:
+        if not found.seen or _key(found.spec) not in self.components:
+            return escape(found.words)
+        return f"{self._led(found.spec, found.spec.label)}{escape(found.place)}"
+
+    def _led(self, spec: Spec, said: str) -> str:
+        within = next((elem_id for elem_id, specs in self.accordions.items() if spec in specs), "")
+        return (
+            f'<button type="button" class="tb-link" data-field="{self.id(spec)}" data-in="{within}">'
+            f"{escape(said)}</button>"
+        )
+
+    def _kinds(self, values: Sequence[Any]) -> dict[str, str]:
+        return {path.removesuffix(".kind"): value for (path, variant), value in zip(self._keys, values, strict=True)
+                if path.endswith(".kind") and not variant}  # fmt: skip
 
     def _where(self, path: str, held: Mapping[tuple[str, str], Any]) -> Spec | None:
+        """The field of a path, or that which holds the entry that it names (`method.own.rank_pattern`)."""
         keys = [(path, ""), *((path, str(kind)) for (tag, _), kind in held.items() if tag.endswith(".kind"))]
-        return next((self.specs[key] for key in keys if key in held), None)
+        above = path.rpartition(".")[0]
+        return next((self.specs[key] for key in keys if key in held), self._where(above, held) if above else None)
 
 
 def component_id(name: str, spec: Spec) -> str:

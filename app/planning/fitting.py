@@ -127,11 +127,13 @@ class Fitting:
         items = ""
         for change in fit.changes:
             lines = "".join(
-                f"<span>{escape(self.form.label(Problem(path, ''), values))} "
+                f"<span>{self.form.headed(Problem(path, ''), values)[0]} "
                 f"<del>{escape(_word(change.before[path]))}</del> <ins>{escape(_word(value))}</ins></span>"
                 for path, value in change.put.items()
             )
-            items += f"<li>{escape(change.said)} <b>Saves {size(change.saves)}.</b><div>{lines}</div></li>"
+            items += (
+                f"<li>{self.form.linked(change.said, values)} <b>Saves {size(change.saves)}.</b><div>{lines}</div></li>"
+            )
         end = "it fits." if fit.fits else "<b>it still does not fit</b>: choose a smaller model."
         return (
             f'<ol class="tb-diff">{items}</ol><p>Then about <b>{size(fit.needed)}</b> of {size(free)} free: {end}</p>'

@@ -13,7 +13,7 @@ from typing import Any
 import gradio as gr
 
 from app.board import QUIET, Board
-from app.form import PLAIN
+from app.form import PLAIN, Form
 from app.planning import rows
 from app.planning.forecast import Forecast
 from app.planning.histogram import histogram
@@ -31,8 +31,8 @@ IN_SIGHT = "() => document.getElementById('train-rows').scrollIntoView({block: '
 class RowsView:
     """The components and their events. Build it inside the page; then `connect` it to the form."""
 
-    def __init__(self, workspace: Path, allowed: Sequence[Path], forecast: Forecasting) -> None:
-        self.workspace, self.allowed, self.forecast = workspace, allowed, forecast
+    def __init__(self, workspace: Path, allowed: Sequence[Path], form: Form, forecast: Forecasting) -> None:
+        self.workspace, self.allowed, self.form, self.forecast = workspace, allowed, form, forecast
         with gr.Accordion("Look at rows", open=False, elem_id="train-rows", elem_classes="tb-more") as self.whole:
             self.lengths = gr.HTML(elem_id="train-lengths", padding=False, min_height=168)
             with gr.Row(elem_classes="tb-pager"):
@@ -97,13 +97,16 @@ class RowsView:
         if found is None:
             return [sentence_error("The rows cannot be shown yet.", "Mend the fields that are marked."), "", page]
         if found.problems:
-            return [sentence_error("The rows cannot be shown yet.", found.problems[0].text), "", page]
+            why = self.form.plain(found.problems[0].text, self.form.values(held))
+            return [sentence_error("The rows cannot be shown yet.", why), "", page]
         row = (number or "").strip().replace(",", "")
         try:
             if row and not (row.isdecimal() and int(row)):
                 raise BoardError(f"{number!r} is no row number.", "Write a number from 1 on.")
             seen = rows.page(found, self.workspace, self.allowed, which, page, int(row or 0))
         except BoardError as problem:
-            return [sentence_error(problem.text, problem.hint), "", 0]
+            values = self.form.values(held)
+            said = [self.form.plain(said, values) for said in (problem.text, problem.hint)]
+            return [sentence_error(*said), "", 0]
         place = f'<span class="tb-muted">page {seen.number + 1:,} of {seen.pages:,}</span>'
         return [seen.html, place, seen.number]

@@ -5,7 +5,7 @@ Takes facts, gives escaped HTML. It reads nothing and knows no widget.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 
 from app.planning.forecast import Forecast, sequences
@@ -52,15 +52,20 @@ def data_line(chosen: Sequence[tuple[Entry, Count]], forecast: Forecast | None) 
     return f'<div class="tb-line tb-muted">{escape(" · ".join(parts))}&nbsp;</div>'
 
 
-def outlook(found: Forecast, counted: str = "") -> str:
-    """What will happen, as sentences, a bar of memory and what was found in the rows; `counted`: how far that is."""
-    inner = f"{_sentence(found)}{_time(found)}{_memory(found)}{_checks(found)}{_findings(found, counted)}"
+def outlook(found: Forecast, counted: str = "", linked: Callable[[str], str] = escape) -> str:
+    """What will happen, as sentences, a bar of memory and what was found in the rows; `counted`: how far that is.
+
+    linked: a sentence that may name fields, as HTML.
+    """
+    inner = (
+        f"{_sentence(found)}{_time(found)}{_memory(found)}{_checks(found, linked)}{_findings(found, counted, linked)}"
+    )
     return f'<div class="tb-outlook">{inner}</div>'
 
 
 def wrong(lines: Sequence[tuple[str, str]]) -> str:
-    """What must be mended before Start, as (field, sentence)."""
-    items = "".join(f"<li><strong>{escape(label)}</strong> {escape(text)}</li>" for label, text in lines)
+    """What must be mended before Start, as (field, sentence), both HTML."""
+    items = "".join(f"<li><strong>{label}</strong> {text}</li>" for label, text in lines)
     return f'<div class="tb-outlook"><p class="tb-lead">Mend this first</p><ul class="tb-wrongs">{items}</ul></div>'
 
 
@@ -165,7 +170,7 @@ def _needs(plan: Plan) -> str:
     )
 
 
-def _checks(found: Forecast) -> str:
+def _checks(found: Forecast, linked: Callable[[str], str]) -> str:
     """What is as it should be, in one line; a line for each of the machine's notes."""
     good, rows, task = [], found.rows, found.args.task
     plain = task.takes == ("text",)  # whose rows have no turns to render, nor answers
@@ -180,19 +185,19 @@ def _checks(found: Forecast) -> str:
         if not rows.cut:
             good.append(f"No row is cut; the longest has {rows.longest:,} tokens.")
     items = f'<li class="tb-ok">{escape(" ".join(good))}</li>' if good else ""
-    items += "".join(f'<li class="tb-mind">{escape(line)}</li>' for line in found.notes)
+    items += "".join(f'<li class="tb-mind">{linked(line)}</li>' for line in found.notes)
     return f'<ul class="tb-checks">{items}</ul>'
 
 
-def _findings(found: Forecast, counted: str) -> str:
+def _findings(found: Forecast, counted: str, linked: Callable[[str], str]) -> str:
     """What was found in the rows, the worst first; each leads to its rows."""
     rows = found.rows
     if rows is None:
         return ""
     items = "".join(
-        f'<li class="tb-{finding.level}"><span title="{escape(finding.hint)}">{escape(finding.text)}</span>'
+        f'<li class="tb-{finding.level}"><span>{linked(finding.text)}</span>'
         + (f' <button type="button" class="tb-link" data-show="{finding.kind}">show</button>' if finding.rows else "")
-        + (f"<small>{escape(finding.hint)}</small>" if finding.hint and finding.level != "note" else "")
+        + (f"<small>{linked(finding.hint)}</small>" if finding.hint else "")
         + "</li>"
         for finding in rows.findings
     )

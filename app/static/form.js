@@ -49,6 +49,25 @@
     }).observe(document.body, { childList: true, subtree: true });
   }
 
+  // A field that is named in a sentence leads to its place, in an accordion that may never have been opened.
+  const lead = async (id, within) => {
+    const frame = () => new Promise(requestAnimationFrame);
+    const seen = () => { const field = document.getElementById(id); return field?.offsetParent ? field : null; };
+    if (!seen() && within) document.getElementById(within)?.querySelector("button")?.click();
+    for (let tries = 0; tries < 60 && !seen(); tries += 1) await frame();
+    const field = seen();
+    if (!field) return;
+    field.scrollIntoView({ block: "center", behavior: "smooth" });
+    (field.querySelector("input:checked") ?? field.querySelector("input, textarea"))?.focus({ preventScroll: true });
+    field.classList.remove("tb-here");
+    await frame();
+    field.classList.add("tb-here");
+  };
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest?.("[data-field]");
+    if (link) lead(link.dataset.field, link.dataset.in);
+  });
+
   // What all fields of a form hold, by their places in it, as one text: some of them have changed.
   const all = {};
   const held = (name, places, values) => {

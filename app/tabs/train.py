@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ class Train:
             form.field("data.train")
             self.data_line = gr.HTML(outlook.data_line((), None), padding=False)
             form.field("data.fill", elem_classes="tb-away")
-            self.look = RowsView(self.workspace, self.allowed, self._found)
+            self.look = RowsView(self.workspace, self.allowed, form, self._found)
         with gr.Column(elem_classes="tb-card"):
             with gr.Row(elem_classes="tb-choices"):
                 form.field("task.kind")
@@ -245,7 +246,8 @@ class Train:
         moving = [run for run in runs.listed(self.workspace) if run.moving]
         busy = any(run.kind != "serve" for run in moving)
         serving = any(run.kind == "serve" and run.state == "running" for run in moving)
-        words = [(self.form.label(problem, values), problem.text) for problem in problems]
+        words = [self.form.headed(problem, values) for problem in problems]
+        linked = partial(self.form.linked, values=values)
         return [
             self.form.news(
                 values, problems, found.args if found else None,
@@ -254,7 +256,7 @@ class Train:
             ),
             self._model_line(content["model"]),
             outlook.data_line(chosen, found),
-            outlook.wrong(words) if words else outlook.outlook(found, counted) if found else "",
+            outlook.wrong(words) if words else outlook.outlook(found, counted, linked) if found else "",
             gr.Button(outlook.start(found, busy), interactive=not words and bool(found and found.may_start)),
             gr.Column(visible=serving),
             *self.look.offer(found, offered, which),
@@ -308,14 +310,21 @@ class Train:
             rows = found.rows.sequences if found.rows and found.rows.exact else 0
             run = runs.start_training(self.workspace, args, rows=rows, allowed=self.allowed)
         except BoardError as problem:
-            return [*(gr.skip() for _ in range(4)), sentence_error(problem.text, problem.hint)]
+            return [*(gr.skip() for _ in range(4)), self._refused(problem, held)]
         return [run.id, run.id, gr.Column(visible=False), gr.Column(visible=True), ""]
 
     def _usable(self, held: str) -> TrainArgs:
-        args, problems = self.form.checked(self.form.values(held))
+        values = self.form.values(held)
+        args, problems = self.form.checked(values)
         if args is None:
-            raise BoardError("The arguments are not usable yet.", "\n".join(problem.text for problem in problems))
+            lines = (f"{self.form.label(problem, values)}: {problem.text}" for problem in problems)
+            raise BoardError("The arguments are not usable yet.", "\n".join(lines))
         return args  # type: ignore[no-any-return]
+
+    def _refused(self, problem: BoardError, held: str | None = None) -> str:
+        """What went wrong, with fields by their labels."""
+        values = None if held is None else self.form.values(held)
+        return sentence_error(self.form.plain(problem.text, values), self.form.plain(problem.hint, values))
 
     def _swapped(self, watched: str) -> list[Any]:
         there = runs.opened(self.workspace, watched) is not None
@@ -337,7 +346,7 @@ class Train:
         try:
             args = self._usable(held)
         except BoardError as problem:
-            return [gr.Column(visible=False), "", gr.skip(), "", sentence_error(problem.text, problem.hint)]
+            return [gr.Column(visible=False), "", gr.skip(), "", self._refused(problem, held)]
         if place == HERE and args.launch.machines > 1:
             place = "machines"
         told = ledger.command(args, self.workspace) if place == HERE else CLUSTERS[place](args)
@@ -347,7 +356,7 @@ class Train:
         try:
             args = self._usable(held)
         except BoardError as problem:
-            return [gr.skip(), sentence_error(problem.text, problem.hint)]
+            return [gr.skip(), self._refused(problem, held)]
         name = f"{re.sub(r'[^A-Za-z0-9]+', '-', args.name).strip('-') or 'args'}.yaml"
         return [json.dumps({"name": name, "text": text.dump(args)}), ""]
 
@@ -357,7 +366,10 @@ class Train:
             args = text.load(path, kind="train")
         except BoardError as problem:
             why = problem.text.replace(str(path), path.name)  # where gradio put the upload says nothing to anybody
-            return [*(gr.skip() for _ in self.form.inputs), sentence_error("This file was not loaded.", why)]
+            return [
+                *(gr.skip() for _ in self.form.inputs),
+                sentence_error("This file was not loaded.", self.form.plain(why)),
+            ]
         return [*self.form.shown(args), ""]
 
     def _asked(self, ref: str) -> list[Any]:
@@ -375,5 +387,5 @@ class Train:
         try:
             args = text.load(run.args_path, ["resume={}"], kind="train")  # a copy begins at the beginning
         except BoardError as problem:
-            return [*(gr.skip() for _ in self.form.inputs), sentence_error(problem.text, problem.hint), ""]
+            return [*(gr.skip() for _ in self.form.inputs), self._refused(problem), ""]
         return [*self.form.shown(args), "", ""]
