@@ -118,7 +118,8 @@ def run(
             **recipe.beside(setting, model),
             **({"chunked": True} if leaner.chunked else {}),
         )
-    for callback in methods.callbacks(model):
+    lasting = methods.callbacks(model, checkpoint)
+    for callback in lasting:
         trainer.add_callback(callback)
     _quieten(trainer)
     beside = sight.files if sight and not args.method.adapter else []
@@ -126,6 +127,7 @@ def run(
         run, report, stop, arguments=args,
         keep=args.record.keep, patience=args.record.patience, keep_best=args.record.keep_best,
         parent=checkpoint.parent if checkpoint else None, samples=_asked(args, folder), beside=beside,
+        lasting=lasting,
     )  # fmt: skip
 
     report.phase("training")

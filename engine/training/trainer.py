@@ -66,14 +66,16 @@ class Recording:
         parent: Path | None = None,
         samples: Sequence[tuple[str, str]] = (),
         beside: Sequence[Path] = (),
+        lasting: Sequence[Any] = (),
     ) -> None:
         """keep: checkpoints.   patience, keep_best, parent: as `best.Best` has them.
 
         arguments: of the run, for its optimiser and schedule; without them these are the library's own.
-        samples: questions, each with the text that asks it.   beside: files for checkpoints.
+        samples: questions, each with the text that asks it.   beside: files for checkpoints.   lasting: what has a
+        state of its own to `save(folder)` in checkpoints.
         """
         self.run, self.report, self.stop, self.keep, self.arguments = run, report, stop, keep, arguments
-        self.samples, self.beside = samples, beside
+        self.samples, self.beside, self.lasting = samples, beside, lasting
         self.tokens_seen, self.tokens_logged, self.logged_at = 0, 0.0, time.monotonic()
         self.broken_steps, self.broken_since = 0, 0
         self.best = Best(self, patience, keep_best, parent)
@@ -278,6 +280,8 @@ class Recording:
     def _keep(self, written: Path, step: int) -> None:
         for file in self.beside:
             shutil.copyfile(file, written / file.name)
+        for one in self.lasting:
+            one.save(written)
         flush(written)
         final = self.run.checkpoints_path / f"step-{step}"
         shutil.rmtree(final, ignore_errors=True)

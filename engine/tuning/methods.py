@@ -11,9 +11,11 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import TrainerCallback
 
@@ -129,24 +131,43 @@ def kept_wide(model: Any) -> Iterator[None]:
         parameter.data = data
 
 
-def callbacks(model: Any) -> list[TrainerCallback]:
-    """What the method has to do in every step beside learning."""
+def callbacks(model: Any, checkpoint: Path | None = None) -> list[Budget]:
+    """What the method has to do in every step beside learning. checkpoint: that the run goes on from."""
     kinds = {config.peft_type.value for config in getattr(model, "peft_config", {}).values()}
-    return [Budget(model)] if "ADALORA" in kinds else []
+    return [Budget(model, checkpoint)] if "ADALORA" in kinds else []
 
 
 class Budget(TrainerCallback):
     """AdaLoRA: keeps its directions apart, and gives rank to the layers that need it (Zhang et al., 2023, alg. 1).
 
     What has lost its rank stays in the matrices as zeros, so that every checkpoint has one shape and can be resumed.
-    The averages by which it judges are not in checkpoints: a resumed run gathers them anew.
+    The averages by which it judges lie in a file of their own beside them.
     """
 
-    def __init__(self, model: Any) -> None:
+    FILE = Path("budget", "averages.safetensors")  # in a folder: beside the adapter it would count as one
+
+    def __init__(self, model: Any, checkpoint: Path | None = None) -> None:
+        """Goes on with the averages in `checkpoint`; one from before they were saved has none, and they begin anew."""
         self.model, self.config = model, model.peft_config["default"]
         self.judge = model.base_model.rankallocator
         self.settled = self.config.total_step - self.config.tfinal  # the step from which on no rank moves
         self.kept: dict[str, torch.Tensor] = {}  # from then on, 1 for a direction that has rank and 0 for one without
+        self.averages = {"sensitivity": self.judge.exp_avg_ipt, "uncertainty": self.judge.exp_avg_unc}
+        if checkpoint is not None and (checkpoint / self.FILE).is_file():
+            self._load(checkpoint / self.FILE)
+
+    def save(self, folder: Path) -> None:
+        """Writes the averages into a checkpoint's folder."""
+        (folder / self.FILE).parent.mkdir()
+        state = {f"{of}:{name}": one for of, averages in self.averages.items() for name, one in averages.items()}
+        save_file({name: one.cpu().contiguous() for name, one in state.items()}, folder / self.FILE)
+
+    def _load(self, file: Path) -> None:
+        places = dict(self.model.base_model.model.named_parameters())
+        for label, one in load_file(file).items():
+            of, _, name = label.partition(":")
+            self.averages[of][name] = one.to(places[name].device)
+            self.judge.ipt.setdefault(name, torch.zeros_like(places[name]))  # by which PEFT knows that it has begun
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """The gradient of ||P P' - 1|| + ||Q' Q - 1||; PEFT adds it only to a loss that the model computes itself."""

@@ -315,6 +315,18 @@ def test_rank_goes_to_its_budget_and_what_has_lost_it_stays_without(workspace: P
     assert losses(again) == losses(run)[10:]
 
 
+def test_a_resumed_run_gives_rank_by_the_averages_of_all_its_steps(workspace: Path) -> None:
+    said = ["method=tuner", "method.tuner=adalora", "method.own={init_r: 4, target_r: 2}", "optim.learning_rate=1e-2",
+            "steps.max_steps=12", "record.save_every=3", "record.keep=9"]  # fmt: skip
+    run = train(workspace, *said)
+    again = train(workspace, *said, f"resume.run={run.id}", "resume.checkpoint=step-3")
+    for folder in ("checkpoints/step-6", "model"):
+        whole, resumed = weights(run.path / folder), weights(again.path / folder)
+        assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items()), folder
+    averages = [weights(one.checkpoints_path / "step-6" / "budget") for one in (run, again)]
+    assert averages[0] and all(torch.equal(tensor, averages[1][name]) for name, tensor in averages[0].items())
+
+
 def test_its_directions_are_kept_apart_by_the_papers_term(tiny_model: Path) -> None:
     from engine.tuning.methods import callbacks
 
