@@ -179,8 +179,8 @@ RULES: tuple[Rule, ...] = (
          "to ddp or zero2, or model.quantisation to none."),
     Rule("launch.strategy",
          lambda args: args.launch.strategy != "ddp" and getattr(args.method, "tuner", "") == "adalora",
-         "AdaLoRA (method.tuner) judges whole matrices by their gradients, and {args.launch.strategy} shares one or the "
-         "other out. Set launch.strategy to ddp."),
+         "AdaLoRA (method.tuner) judges whole matrices by their gradients, and {args.launch.strategy} shares one or "
+         "the other out. Set launch.strategy to ddp."),
     Rule("model.attention",
          lambda args: args.launch.strategy == "fsdp" and args.borders and args.model.attention in FLASH,
          "Whether a model keeps rows apart that share a sequence (data.packing, task.boundaries) is asked before fsdp "

@@ -64,8 +64,8 @@ def refused(*words: str) -> list[str]:
          "asked before fsdp (launch.strategy) shares it out, in main memory, where flash_attention_2 cannot run. Set "
          "it to auto."),
         (["launch.processes=2", "launch.strategy=zero2", "method=tuner", "method.tuner=adalora"],
-         "launch.strategy: AdaLoRA (method.tuner) judges whole matrices by their gradients, and zero2 shares one or the "
-         "other out. Set launch.strategy to ddp."),
+         "launch.strategy: AdaLoRA (method.tuner) judges whole matrices by their gradients, and zero2 shares one or "
+         "the other out. Set launch.strategy to ddp."),
         (["launch.processes=2", "launch.tensor_parallel=2"],
          "launch.tensor_parallel: transformers cannot save a model split this way so that its training goes on. Set it "
          "to 1, and launch.strategy to fsdp."),
