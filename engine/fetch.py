@@ -27,6 +27,7 @@ from urllib.parse import urlsplit
 
 from data import models
 from data.hubs import web
+from data.hubs.refusal import refused
 from engine.contract.errors import ArgsError, ModelError, Problem, ResourceError
 
 Say = Callable[[str], None]
@@ -333,31 +334,17 @@ def hub_error(at: str, problem: Exception) -> ModelError:
 
     from data.hubs.hub import offline
 
-    if isinstance(problem, hub.GatedRepoError):
-        return ModelError(
-            f"{at} is gated: its owner wants you to accept the terms first.",
-            "Accept them on the model's page, then log in with `hf auth login` or set HF_TOKEN.",
-        )
-    if isinstance(problem, hub.RevisionNotFoundError):
-        return ModelError(
-            f"{at} was not found: the model exists, the revision does not.", "Leave revision out for the newest."
-        )
-    if isinstance(problem, hub.RepositoryNotFoundError):
-        return ModelError(
-            f"{at} was not found on the hub.",
-            "Check the spelling. If it is private, log in with `hf auth login` or set HF_TOKEN.",
-        )
-    if isinstance(problem, hub.LocalEntryNotFoundError) and not isinstance(problem.__cause__, hub.HfHubHTTPError):
+    for answer in (problem, problem.__cause__):  # the client may hide what the hub said behind what it has not
+        if isinstance(answer, hub.HfHubHTTPError):
+            return ModelError(*refused(at, answer, "model"))
+    if isinstance(problem, hub.LocalEntryNotFoundError):
         set_by = offline()
         return ModelError(
             f"{at} is not in the hub cache, and "
             + (f"the board is offline, because {set_by} is set." if set_by else "the hub cannot be reached."),
             f"{f'Unset {set_by}' if set_by else 'Check the network'}, or give the path of a folder that you have.",
         )
-    return ModelError(
-        f"{at} could not be downloaded: {problem.__cause__ or problem}",
-        "Try again later; what is here already is kept.",
-    )
+    return ModelError(f"{at} could not be downloaded: {problem}", "Try again later; what is here already is kept.")
 
 
 def main(words: Sequence[str], workspace: Path = Path("workspace")) -> int:

@@ -18,6 +18,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from data.datasets.entries import Entry
 from data.hubs import web
+from data.hubs.refusal import refused
 from data.paths import inside
 from data.reading import files, members
 from engine.contract.errors import BoardError, DataError
@@ -241,18 +242,8 @@ def _huggingface(id: str) -> HubDataset:
 def _hf_problem(id: str, problem: Exception) -> BoardError:
     from huggingface_hub import errors
 
-    if isinstance(problem, errors.GatedRepoError):
-        return DataError(
-            f"{id} is gated: its owner wants you to accept the terms first.",
-            "Accept them on the dataset's page, then log in with `hf auth login` or set HF_TOKEN.",
-        )
-    if isinstance(problem, errors.RepositoryNotFoundError):
-        return DataError(
-            f"{id} was not found on Hugging Face.",
-            "Check the spelling. If it is private, log in with `hf auth login` or set HF_TOKEN.",
-        )
     if isinstance(problem, errors.HfHubHTTPError):
-        return DataError(f"Hugging Face does not give {id}: {problem}", "Try again later.")
+        return DataError(*refused(id, problem, "dataset"))
     return DataError(f"Hugging Face cannot be reached: {problem}.", "Check the network, or try ModelScope.")
 
 

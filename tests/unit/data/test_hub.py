@@ -244,6 +244,24 @@ def test_each_refusal_is_a_sentence(id, at, sentence):
         hub.look(id, at)
 
 
+@pytest.mark.parametrize("kind", ["GatedRepo", "RevisionNotFound", "RepositoryNotFound", "DisabledRepo"])
+def test_models_and_datasets_are_refused_in_the_same_words(kind):
+    import httpx
+    from huggingface_hub import errors
+
+    from engine import fetch
+
+    answer = httpx.Response(404, request=httpx.Request("GET", "http://hub"))
+    problem = getattr(errors, f"{kind}Error")("no", response=answer)
+    hidden = errors.LocalEntryNotFoundError("nothing here either")
+    hidden.__cause__ = problem
+    said = hub._hf_problem("me/it", problem)
+    for model in (fetch.hub_error("me/it", problem), fetch.hub_error("me/it", hidden)):
+        assert (model.text, model.hint) == tuple(
+            text.replace("the dataset", "the model") for text in (said.text, said.hint)
+        )
+
+
 def test_a_split_that_is_not_there_names_those_that_are(tmp_path):
     with pytest.raises(DataError, match="no part 'main dev'.*main: train, test; extra: train"):
         hub.download("me/parts", "huggingface", "main", "dev", into=tmp_path)

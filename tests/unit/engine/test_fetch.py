@@ -308,7 +308,7 @@ def test_a_models_own_code_comes_with_consent_alone(tmp_path, hub):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["me/missing"], "ModelError me/missing was not found on the hub. Check the spelling."),
+        (["me/missing"], "ModelError me/missing was not found on Hugging Face. Check the spelling."),
         (["me/gated"], "ModelError me/gated is gated: its owner wants you to accept the terms first. Accept them on"),
         (
             ["me/good", "revision=v9"],
@@ -316,7 +316,7 @@ def test_a_models_own_code_comes_with_consent_alone(tmp_path, hub):
         ),
         (["me/pickles"], "ModelError me/pickles has no safetensors weights. Other formats can run code"),
         (["me/huge"], "ResourceError The disk of "),
-        (["me/broken"], "ModelError me/broken could not be downloaded: Server error '500"),
+        (["me/broken"], "ModelError Hugging Face does not give me/broken: Server error '500"),
         (["me/a/b"], "ModelError 'me/a/b' is not a model's name on the hub. It is written owner/name."),
     ],
 )
