@@ -39,7 +39,7 @@ import gradio as gr
 
 from app.running import runs
 from app.theme import Help
-from engine.contract import machine
+from engine.contract import judging, machine
 
 TABS = ("train", "evaluate", "chat", "export", "runs", "data")
 """Modules of `app.tabs`, in the order of the page."""
@@ -202,7 +202,8 @@ def _connect(board: Board, names: list[str], pill: gr.HTML, meter: gr.HTML, addr
     def looked() -> list[Any]:
         moving = [found for found in runs.listed(board.workspace) if found.moving]
         everything = tuple((found.id, found.state) for found in runs.listed(board.workspace))
-        return [pill_html(moving), meter_html(), everything]
+        waiting = sum(bool(judging.waiting(found.run)) for found in moving if found.state == "running")
+        return [pill_html(moving, waiting), meter_html(), everything]
 
     board.shown.change(shown, board.shown, [clock for _, clock in clocks], **QUIET)
     said = [board.shown, board.opened, board.watched, board.dataset]
@@ -217,28 +218,34 @@ def _connect(board: Board, names: list[str], pill: gr.HTML, meter: gr.HTML, addr
     board.page.load(looked, None, [pill, meter, board.moving], **QUIET)
     gr.Timer(FRAME_SECONDS).tick(looked, None, [pill, meter, board.moving], **QUIET)
     if board.has("runs"):
-        # Clicked: to the run that works, or else to the first in the queue.
+        # Clicked: to the run that waits for somebody, or else that works, or else to the first in the queue.
         def first() -> list[Any]:
-            moving = sorted((found for found in runs.listed(board.workspace) if found.moving), key=_working_first)
+            moving = sorted((found for found in runs.listed(board.workspace) if found.moving), key=_urgent_first)
             return [*board.jump("runs", moving[0].id if moving else "")]
 
         pill.click(first, None, board.jump_to("runs"), **QUIET)
 
 
-def _working_first(found: runs.Summary) -> tuple[bool, float]:
-    return found.state != "running", found.began
+def _urgent_first(found: runs.Summary) -> tuple[bool, bool, float]:
+    """A run that waits for somebody, then those that work, then the queue."""
+    running = found.state == "running"
+    return not (running and judging.waiting(found.run)), not running, found.began
 
 
-def pill_html(moving: Sequence[runs.Summary]) -> str:
-    """`1 running · 2 queued`; a server that answers is no run that one waits for, so it is named by itself."""
+def pill_html(moving: Sequence[runs.Summary], waiting: int = 0) -> str:
+    """`1 running · 2 queued`; a server that answers is no run that one waits for, so it is named by itself.
+
+    waiting: how many of the running ones wait for a person's judgement.
+    """
     serving = [found for found in moving if found.kind == "serve" and found.state == "running"]
     counts = {
-        "running": sum(found.state == "running" for found in moving) - len(serving),
+        "waiting for you": waiting,
+        "running": sum(found.state == "running" for found in moving) - len(serving) - waiting,
         "queued": sum(found.state == "queued" for found in moving),
         "chat loaded": len(serving),
     }
     words = [f"{number} {word}" if word != "chat loaded" else word for word, number in counts.items() if number]
-    state = "running" if counts["running"] else "queued" if counts["queued"] else "still"
+    state = "running" if counts["running"] or waiting else "queued" if counts["queued"] else "still"
     return (
         f'<button type="button" class="tb-pill tb-{state}">{html.escape(" · ".join(words) or "nothing runs")}</button>'
     )

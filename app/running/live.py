@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,7 @@ class RunView:
             "log": self._log(watch),
         }
         if not self.dense:
-            parts["story"] = {"value": story(list(watch.story))}
+            parts["story"] = {"value": story(list(watch.story), watch.plain)}
         parts |= self.judging.parts(watch)
         for name in self.buttons:
             parts[name] = button(name, watch)
@@ -151,10 +152,11 @@ def head(watch: Watch) -> str:
     doing = ""
     if watch.moving:
         doing = "stopping: saving a checkpoint" if watch.status.get("stopping") else watch.phase
-    again = f" · attempt {watch.attempt}" if watch.attempt > 1 else ""
+    again = [f"attempt {watch.attempt}"] if watch.attempt > 1 else []
+    doing = " · ".join([doing] * bool(doing) + again)
     return (
         f'<div class="tb-run-head">{verdict(watch)}<div class="tb-run-line">{pill(watch.state)}'
-        f'<strong title="{escape(watch.title)}">{escape(watch.title)}</strong><span>{escape(doing)}{again}</span></div>'
+        f'<strong title="{escape(watch.title)}">{escape(watch.title)}</strong><span>{escape(doing)}</span></div>'
         f"{progress(watch)}{facts(watch)}</div>"
     )
 
@@ -164,16 +166,18 @@ def verdict(watch: Watch) -> str:
     why, hint = str(watch.status.get("why", "")), str(watch.status.get("hint", ""))
     match watch.state:
         case "failed" if watch.failure and not watch.status.get("out_of_memory"):
-            return sentence_error(watch.failure.text, watch.failure.hint)
+            return sentence_error(watch.plain(watch.failure.text), watch.plain(watch.failure.hint))
         case "failed":
-            return sentence_error(why or "The run failed.", hint or "The log says more.")
+            return sentence_error(watch.plain(why or "The run failed."), watch.plain(hint or "The log says more."))
+        case "running" if watch.again:
+            return sentence_warning(watch.again.text, watch.plain(watch.again.hint))
         case "lost":
             return sentence_error(
                 "The run was lost: its processes ended without a word, as after a power cut.",
                 "Resume goes on from its last checkpoint." if watch.run.checkpoints() else "Clone starts it again.",
             )
         case "stopped":
-            return sentence_warning(why or "Stopped on request.")
+            return sentence_warning(watch.plain(why) or "Stopped on request.")
         case "done" if watch.result:
             return sentence_done(watch.result.sentence)
     return ""
@@ -205,7 +209,7 @@ def facts(watch: Watch) -> str:
     until = ended or (time.time() if watch.moving else runs.last_sign(watch.run))
     elapsed = duration(float(str(until)) - float(str(begun))) if begun else "–"
     curve = watch.curve
-    aim = curve.aim
+    aim = watch.aim
     shown = {
         "Elapsed": elapsed,
         aim.capitalize(): _number(curve.latest(f"train/{aim}"), ".4g"),
@@ -229,13 +233,13 @@ def _number(value: float | None, form: str, unit: str = "") -> str:
     return "–" if value is None else f"{value:{form}}{unit}"
 
 
-def story(happenings: list[Happening]) -> str:
-    """What happened, newest first."""
-    lines = "".join(_told(one) for one in reversed(happenings[-STORY_LINES:]))
+def story(happenings: list[Happening], plain: Callable[[str], str]) -> str:
+    """What happened, newest first; `plain` puts labels for the paths of arguments."""
+    lines = "".join(_told(one, plain) for one in reversed(happenings[-STORY_LINES:]))
     return f'<h3 class="tb-title">What happened</h3><ol class="tb-story">{lines or "<li>Nothing yet.</li>"}</ol>'
 
 
-def _told(one: Happening) -> str:
+def _told(one: Happening, plain: Callable[[str], str]) -> str:
     kind, more = one.event.kind, ""
     match one.event:
         case events.Checkpoint(step=step):
@@ -244,9 +248,9 @@ def _told(one: Happening) -> str:
             text = f"Sample at step {step:,}" + ("" if reward is None else f", worth {reward:.3g}")
             more = f'<q>{escape(prompt)}</q><p class="tb-answer">{escape(answer)}</p>'
         case events.Warn(text=text, hint=hint) | events.Failure(text=text, hint=hint):
-            more = f"<p>{escape(hint)}</p>" if hint else ""
+            text, more = plain(text), f"<p>{escape(plain(hint))}</p>" if hint else ""
         case events.Result(sentence=text) | events.Note(text=text):
-            pass
+            text = plain(text)
         case events.Serving(address=address):
             text = f"Answering at {address}"
         case _:

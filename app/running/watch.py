@@ -8,14 +8,17 @@ from __future__ import annotations
 import re
 from collections import deque
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from app import naming
 from app.running.charts import Curve
 from app.running.tail import Tail
 from engine.contract import events, text
 from engine.contract.args import AnyArgs, TrainArgs
 from engine.contract.errors import ArgsError
+from engine.contract.fields import Section, walk
 from engine.contract.rundir import ENDED, Run
 
 STORY = 300  # events kept for the list; a long run's oldest ones are in its file
@@ -36,8 +39,9 @@ class Watch:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        args = arguments(run)
-        self.title = (args.name if args else "") or run.id
+        self.args = arguments(run)
+        self._kinds = _kinds(self.args) if self.args else ()
+        self.title = (self.args.name if self.args else "") or run.id
         self.state = "queued"
         self.status: dict[str, object] = {}
         self.sent: dict[str, object] = {}  # what the page shows, by part: only what differs is sent again
@@ -51,6 +55,8 @@ class Watch:
         self.steps_total: int | None = None  # of training alone: later phases count steps of their own
         self.failure: events.Failure | None = None
         self.result: events.Result | None = None
+        self.again: events.Warn | None = None  # why the newest attempt is not the first
+        self._heard = 1  # the newest attempt that has said something
         self.story: deque[Happening] = deque(maxlen=STORY)
         self.curve = Curve()
         for ancestor, step in lineage(self.run):
@@ -77,6 +83,8 @@ class Watch:
                 self._trained, self.steps_total = record, record["steps"]
             return
         event = events.decode(record)
+        if (attempt := record.get("attempt", 1)) > self._heard:
+            self._heard, self.again = attempt, event if isinstance(event, events.Warn) else None
         match event:
             case events.Phase():
                 self.phase, self._progress = event.name, None
@@ -100,6 +108,16 @@ class Watch:
     def moving(self) -> bool:
         return self.state not in ENDED
 
+    def plain(self, sentence: str) -> str:
+        """`sentence` with the labels of arguments where it names their paths."""
+        return _plain(type(self.args), sentence, self._kinds) if self.args else sentence
+
+    @property
+    def aim(self) -> str:
+        """What training works on: `reward` or `loss`. Known before the first number by what the run was asked for."""
+        asked = self.args.task.aim if isinstance(self.args, TrainArgs) else ""
+        return asked if asked == "reward" else self.curve.aim
+
     @property
     def attempt(self) -> int:
         return int(str(self.status.get("attempt", 1)))
@@ -111,6 +129,19 @@ def arguments(run: Run) -> AnyArgs | None:
         return text.load(run.args_path)
     except ArgsError:
         return None
+
+
+def _kinds(args: AnyArgs) -> tuple[tuple[str, str], ...]:
+    """(union, which variant of it is chosen) of every union."""
+    content = args.model_dump(mode="json")
+    unions = {spec.union for spec in walk(type(args)) if spec.union}
+    return tuple((union, str(text.at(content, f"{union}.kind"))) for union in sorted(unions))
+
+
+@lru_cache(4096)
+def _plain(root: type[Section], sentence: str, kinds: tuple[tuple[str, str], ...]) -> str:
+    """Kept, as a story is told anew at every look."""
+    return naming.plain(root, sentence, dict(kinds))
 
 
 def lineage(run: Run) -> list[tuple[Run, int | None]]:

@@ -31,6 +31,7 @@ def test_answers_are_judged_one_after_the_other_and_the_run_goes_on(
 
     place = page.locator("#tb-train-run-judging, [id$=run-judging]").locator("visible=true")
     expect(place).to_contain_text("3 answers left")
+    expect(page.locator("#tb-pill")).to_have_text("1 waiting for you")  # wherever the person is on the page
     expect(place.locator("q")).to_have_text("What is 2 and 2?")
     expect(place.locator(".tb-judged-answer")).to_have_text("It is <b>0</b>.")  # as text, and not as HTML
     place.get_by_role("button", name="1 good").click()

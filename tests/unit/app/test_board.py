@@ -296,6 +296,7 @@ def test_the_pill_counts_what_one_waits_for_and_names_the_chat(tmp_path):
 
     moving = [replace(one, state=state, kind=kind) for one, (state, kind) in zip(found, states, strict=True)]
     assert ">1 running · 2 queued · chat loaded<" in board.pill_html(moving)
+    assert ">1 waiting for you · 2 queued · chat loaded<" in board.pill_html(moving, 1)
     assert ">nothing runs<" in board.pill_html([])
     assert "chat loaded" in board.pill_html(moving[3:])
 
@@ -321,6 +322,24 @@ def test_what_is_preferred_on_held_out_rows_stands_beside_the_loss(tmp_path):
     journal.close()
     watch.look()
     assert "<dt>Preferred</dt><dd>75%</dd>" in live.facts(watch)
+
+
+def test_a_run_that_goes_on_with_less_memory_says_so_on_top_and_by_the_labels_of_the_form(tmp_path):
+    run = a_run(tmp_path, "running")
+    watch = Watch(run)
+    journal = events.Journal(run.events_path)
+    journal.write(events.Warn("Three rows are cut.", ""))
+    watch.look()
+    watch.state = "running"
+    assert live.verdict(watch) == ""
+    journal = events.Journal(run.events_path, attempt=2)
+    journal.write(events.Warn("Memory ran out.", "Lower data.max_length."))
+    journal.write(events.Warn("Three rows are cut.", ""))
+    journal.close()
+    watch.look()
+    watch.state = "running"
+    assert "Memory ran out." in live.verdict(watch) and "Lower “Max length”." in live.verdict(watch)
+    assert "data.max_length" not in live.story(list(watch.story), watch.plain)
 
 
 def test_a_run_that_saves_or_evaluates_is_as_far_as_it_was(tmp_path):
