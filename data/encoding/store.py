@@ -97,7 +97,8 @@ class Store:
         except BaseException:
             os.close(using)
             raise
-        self._sweep()
+        if made:  # only so there is more than before
+            self._sweep()
         return kept
 
     def _sweep(self) -> None:

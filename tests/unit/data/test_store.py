@@ -157,8 +157,8 @@ def test_what_was_used_least_recently_goes_and_what_is_in_use_stays(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"used", "old", "new"}
     assert numbers(used) == list(range(100))
     del used
-    Store(tmp_path, cap=0).open("new", make(100))
-    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+    Store(tmp_path, cap=0).open("newest", make(100))
+    assert [path.name for path in tmp_path.iterdir()] == ["newest"]
 
 
 def _open(folder: Path, begun, made) -> None:
