@@ -43,6 +43,7 @@ class Start:
         torch.clear_autocast_cache()  # it knows weights by their place, and would go on with those of before
 
 
+@torch.compiler.set_stance("force_eager")  # one look is not worth compiling, which takes minutes
 @torch.no_grad()
 def idle(model: Any) -> bool:
     """Whether `model` has an adapter that changes nothing yet."""
