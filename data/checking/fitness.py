@@ -231,8 +231,10 @@ def meant(args: TrainArgs) -> TrainArgs:
 
 def read(row: Row, args: TrainArgs) -> Row:
     """A row as the task reads it: as a question alone where the model writes the answer. Raises DataError."""
-    task = args.task
-    return asked.ready(row, task.rewards.column, compares=task.rewards.compares) if task.generates else row
+    if not args.task.generates:
+        return row
+    rewards = args.task.rewards
+    return asked.ready(row, rewards.column, compares=rewards.compares, needs=rewards.needed)
 
 
 def rendered(row: Row, subject: Subject, data: Data) -> list[Rendered]:

@@ -177,12 +177,7 @@ def _train(args: TrainArgs, workspace: Path, allowed: Sequence[Path], rows: bool
     if both := sorted(name for name, one in measured.items() if any(_same(one, other) for other in trained.values())):
         said = f"{', '.join(both)} is trained on too (data.train), so it cannot show what was learnt."
         yield Problem("data.validation", f"{said} Leave it empty to hold out a share of the rows.")
-    for path in ("task.reference_model", "task.rewards.model"):
-        if ref := text.at(args.model_dump(), path):
-            try:
-                weights.check_use(ref, workspace, scores=path == "task.rewards.model")
-            except BoardError as problem:
-                yield _problem(path, problem)
+    yield from _uses(args, workspace, folder)
     if start := getattr(args.method, "start_from", ""):
         try:
             folder = weights.adapter(start, args.model.path, workspace)
@@ -193,6 +188,23 @@ def _train(args: TrainArgs, workspace: Path, allowed: Sequence[Path], rows: bool
     yield from _resume(args, workspace)
     yield from _device("compute.device", args.compute.device)
     yield from unmet(args, Here.of(args.compute.device))
+
+
+def _uses(args: TrainArgs, workspace: Path, folder: Path | None) -> Iterator[Problem]:
+    """Whether each model can do what it is named for; `folder` holds the one to start from, if it is here."""
+    if folder:
+        try:
+            weights.check_task(args.model.path, folder, scores=args.task.head == "score")
+        except BoardError as problem:
+            yield _problem("model.path", problem)
+    content = args.model_dump()
+    for path in ("task.reference_model", "task.rewards.model"):
+        if ref := text.at(content, path):
+            label = text.at(content, "task.rewards.label") or ""
+            try:
+                weights.check_use(ref, workspace, scores=path == "task.rewards.model", label=label)
+            except BoardError as problem:
+                yield _problem(path, problem)
 
 
 def _mending(found: weights.Weights, args: TrainArgs) -> Iterator[Problem]:

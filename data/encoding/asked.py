@@ -44,14 +44,18 @@ def question(row: Row, right: str = "") -> Row:
     return replace(row, messages=messages, kind="prompt", extra=extra)
 
 
-def ready(row: Row, right: str = "", *, compares: bool = False) -> Row:
-    """As `question`; DataError where nothing is asked, or no right answer is there and the rewards compare with one."""
+def ready(row: Row, right: str = "", *, compares: bool = False, needs: Sequence[str] = ()) -> Row:
+    """As `question`; DataError where nothing is asked, no right answer is there and the rewards compare with one, or a
+    column that they need is not."""
     asked = question(row, right)
     if not asked.messages:
         raise DataError("nothing is asked before the answer.", "Add the question.", file=row.file, row=row.number)
     if compares and not asked.extra.get("answer"):
         hint = "Name the column that has it (task.rewards.column), or choose rewards that need none."
         raise DataError("the row has no right answer to compare with.", hint, file=row.file, row=row.number)
+    if missing := [name for name in needs if row.extra.get(name) in (None, "")]:
+        hint = "Choose another, under Rewards (task.rewards)."
+        raise DataError(f"the row has nothing in its column {missing[0]}.", hint, file=row.file, row=row.number)
     return asked
 
 
@@ -72,7 +76,8 @@ class Asked:
     """Makes questions out of rows, one example each: `input_ids`, and `row` for `facts`.
 
     max_length: tokens of the question; None for no limit.   right: as in `question`.
-    compares: whether a row must have a right answer.   The other fields are those of `data.encoding.prepare.Examples`.
+    compares: whether a row must have a right answer.   needs: further columns that it must have.   The other fields are
+    those of `data.encoding.prepare.Examples`.
     """
 
     template: ChatTemplate
@@ -83,6 +88,7 @@ class Asked:
     sees: bool = False
     right: str = ""
     compares: bool = False
+    needs: tuple[str, ...] = ()
 
     def render(self, rows: Sequence[Row]) -> tuple[list[tuple[Row, str | DataError]], list[str]]:
         rendered = [self._rendered(row) for row in rows]
@@ -110,7 +116,8 @@ class Asked:
 
     def _rendered(self, row: Row) -> tuple[Row, str | DataError]:
         try:
-            asked = ready(suited(row, ASKED, self.thoughts, self.sees), self.right, compares=self.compares)
+            fit = suited(row, ASKED, self.thoughts, self.sees)
+            asked = ready(fit, self.right, compares=self.compares, needs=self.needs)
             return asked, self.template.render(asked.messages, asked.tools, add_generation_prompt=True)
         except DataError as problem:
             return row, DataError(problem.reason, problem.hint, file=row.file, row=row.number)

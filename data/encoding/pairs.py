@@ -28,6 +28,8 @@ from data.encoding.tokens import Encoded, TextTokenizer
 from data.rows.conversation import Row
 from engine.contract.errors import DataError
 
+WIDEST = 1_000_000  # margin
+
 Side = tuple[list[int], Stretches]
 
 
@@ -158,15 +160,16 @@ class Pairs:
 
 
 def margin(row: Row) -> float:
-    """What the column `margin` of a preference says; DataError where that is no number from 0 on."""
+    """What the column `margin` of a preference says; DataError where that is no number of 0 to a million."""
     said = row.extra.get("margin")
     try:
         found = 0.0 if said is None or said == "" else float(said)
     except (TypeError, ValueError):
         found = math.nan
-    if not 0 <= found < math.inf:
+    if not 0 <= found <= WIDEST:
         hint = "Correct it, or take the column out."
-        raise DataError(f"the margin is {said!r}, which is no number from 0 on.", hint, file=row.file, row=row.number)
+        wrong = f"the margin is {said!r}, which is no number from 0 to {WIDEST:,}."
+        raise DataError(wrong, hint, file=row.file, row=row.number)
     return found
 
 

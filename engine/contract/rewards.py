@@ -6,7 +6,6 @@ Declares and checks; what each function does with an answer is in `engine/feedba
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -26,6 +25,7 @@ FUNCTIONS = {
     "json": "it is JSON",
     "sql": "it is a query that finds what the row's finds",
 }
+HEAVIEST = 1000
 COMPARES = ("exact", "numeric", "sql")  # with the answer of the row
 # What is known of JSON schema, and what each word takes.
 WORDS: dict[str, tuple[type, ...]] = {
@@ -157,8 +157,8 @@ class Rewards(Section):
         when="Beside functions, to balance them.",
         usual="0.1 to 1",
         label="Its weight",
-        ge=-1000,
-        le=1000,
+        ge=-HEAVIEST,
+        le=HEAVIEST,
     )
     label: str = arg(
         "",
@@ -180,8 +180,8 @@ class Rewards(Section):
         when="Beside functions, to balance them.",
         usual="1",
         label="My weight",
-        ge=-1000,
-        le=1000,
+        ge=-HEAVIEST,
+        le=HEAVIEST,
     )
 
     @field_validator("functions", mode="before")
@@ -203,6 +203,11 @@ class Rewards(Section):
         grouped = "regex" in self.functions and bool(self.pattern) and re.compile(self.pattern).groups > 0
         return grouped or any(name in self.functions for name in COMPARES)
 
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Columns that a row must have beside the right answer."""
+        return (self.tables,) if self.tables and "sql" in self.functions else ()
+
     def problems(self, path: str) -> Iterator[Problem]:
         """Rules between the section's own fields; `path` is where it stands."""
         for name, weight in self.functions.items():
@@ -211,13 +216,16 @@ class Rewards(Section):
                 guess = f" Did you mean {near[0]}?" if near else ""
                 said = f"There is no function {name!r}.{guess} There are {', '.join(FUNCTIONS)}."
                 yield Problem(f"{path}.functions", said)
-            elif not math.isfinite(weight):
-                yield Problem(f"{path}.functions", f"The weight of {name} must be a number, not {weight}.")
+            elif not abs(weight) <= HEAVIEST:
+                said = f"The weight of {name} must be a number from -{HEAVIEST:,} to {HEAVIEST:,}, not {weight}."
+                yield Problem(f"{path}.functions", said)
         if not (self.functions or self.model or self.person):
             said = "Nothing judges the answers. Name a function, set model, or turn person on."
             yield Problem(f"{path}.functions", said)
         if "regex" in self.functions and not self.pattern:
             yield Problem(f"{path}.pattern", f"regex ({path}.functions) needs a pattern to look for.")
+        if "format" in self.functions and not self.form:
+            yield Problem(f"{path}.form", f"format ({path}.functions) needs a pattern that the whole answer fits.")
         for name in ("within", "pattern", "form"):
             yield from self._pattern_problems(path, name)
         if self.label and not self.model:

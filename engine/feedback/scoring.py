@@ -18,7 +18,6 @@ from data.encoding.mask import learnt, locate
 from data.encoding.render import ChatTemplate
 from data.encoding.tokens import TextTokenizer
 from data.rows.conversation import Message, Row
-from engine.contract.errors import ModelError
 from engine.exporting import lineage
 from engine.models.loading import classifier_of
 from engine.models.model import dtype_of, folder_of, tokenizer_of, with_adapter
@@ -65,7 +64,8 @@ class Scorer:
         template, marks = None, None
         if tokenizer.chat_template or found.template:
             template, marks = ChatTemplate.of(folder, found.template), TextTokenizer.of(folder)
-        chosen = _label(ref, model.config, label)
+        names = [str(model.config.id2label[number]) for number in range(model.config.num_labels)]
+        chosen = weights.label_of(ref, names, label or "")
         return cls(model.requires_grad_(False).eval(), tokenizer, _context(model, tokenizer), chosen, template, marks)
 
     @torch.no_grad()
@@ -106,20 +106,6 @@ class Scorer:
         encoded = self.marks.encode(rendered.text)
         stretches, _ = learnt(rendered, encoded, self.marks)
         return encoded.ids[: stretches[-1][1]] if stretches else encoded.ids
-
-
-def _label(ref: str, config: Any, label: str | None) -> int | None:
-    if config.num_labels == 1:
-        if label:
-            raise ModelError(f"{ref} gives one number and has no label {label!r}.", "Leave the label empty.")
-        return None
-    names = [str(config.id2label[number]) for number in range(config.num_labels)]
-    if label in names:
-        return names.index(label)  # type: ignore[arg-type]
-    if label and label.isdecimal() and int(label) < len(names):
-        return int(label)
-    said = f"{ref} has no label {label!r}" if label else f"{ref} has several labels"
-    raise ModelError(f"{said}.", f"Choose one of {', '.join(names)}.")
 
 
 def _context(model: Any, tokenizer: Any) -> int:

@@ -5,6 +5,7 @@ Device-agnostic: what the accelerator is called is asked of torch, never assumed
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,10 +104,11 @@ def model_of(
         own |= {"device_map": {"": place}}
     if packed is not None:
         own["quantization_config"] = packed
-    kind = kind or (AutoModelForImageTextToText if models.sees(folder) else AutoModelForCausalLM)
+    speaks = AutoModelForImageTextToText if models.sees(folder) else AutoModelForCausalLM
     try:
-        model = kind.from_pretrained(
+        model, said = (kind or speaks).from_pretrained(
             folder,
+            output_loading_info=True,
             dtype=dtype,
             attn_implementation=kernels.attention(attention, Here(device.type))[0],
             trust_remote_code=trust_remote_code,
@@ -126,7 +128,16 @@ def model_of(
         raise ModelError(
             f"{folder.name} cannot be loaded: {_short(problem)}", hint or "Get the model again."
         ) from problem
+    if kind is None:
+        _check_whole(folder, model, said["missing_keys"])
     return quantised.mended(model if "device_map" in own else model.to(device)).eval()
+
+
+def _check_whole(folder: Path, model: PreTrainedModel, missing: Iterable[str]) -> None:
+    """Raise ModelError where weights are not in the files: transformers draws such by chance, and says so to nobody."""
+    if lost := sorted({name for name, _ in model.named_parameters()} & set(missing)):
+        many = f"{len(lost)} of its weights, {lost[0]} among them" if len(lost) > 1 else f"its weights {lost[0]}"
+        raise ModelError(f"{folder.name} lacks {many}.", "Choose a model that writes (ForCausalLM), or get it again.")
 
 
 def with_adapter(model: Any, folder: Path, name: str = "default", *, trainable: bool = False) -> Any:

@@ -212,7 +212,7 @@ def maker_of(
         room = data.max_length - task.max_new_tokens
         return Asked(
             template, tokenizer, max_length=room, thoughts=data.thoughts, skip=data.bad_rows == "skip",
-            right=task.rewards.column, compares=task.rewards.compares,
+            right=task.rewards.column, compares=task.rewards.compares, needs=task.rewards.needed,
         )  # fmt: skip
     options: dict[str, Any] = {
         "max_length": data.max_length, "cut": data.cut, "thoughts": data.thoughts, "skip": data.bad_rows == "skip"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -170,11 +171,12 @@ def test_a_classifier_with_labels_scores_by_the_log_odds_of_the_chosen_one(works
     assert "sad, calm, glad" in refused.value.hint
 
 
-def test_a_margin_in_the_rows_that_is_no_number_is_refused_with_its_row(pairs: Path) -> None:
+@pytest.mark.parametrize("margin", ["much", 1e300])
+def test_a_margin_in_the_rows_that_is_no_number_is_refused_with_its_row(pairs: Path, margin: Any) -> None:
     file = pairs / "datasets" / "pairs.jsonl"
-    odd = {"prompt": "Why?", "chosen": "So.", "rejected": "No.", "margin": "much"}
+    odd = {"prompt": "Why?", "chosen": "So.", "rejected": "No.", "margin": margin}
     file.write_text(json.dumps(odd) + "\n" + file.read_text(), encoding="utf-8")
-    with pytest.raises(DataError, match="the margin is 'much'"):
+    with pytest.raises(DataError, match=re.escape(f"the margin is {margin!r}")):
         learnt(pairs)
 
 

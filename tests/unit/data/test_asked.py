@@ -76,6 +76,8 @@ def test_what_cannot_be_asked_or_compared_is_refused_with_its_place(maker: Any) 
     assert "rows.jsonl, row 1: the row has no right answer to compare with." in report.refusals[0][0]
     with pytest.raises(DataError, match="no right answer"):
         report.stop_if_refused()
+    kept, report = made(maker(needs=("made",)), row("2+2?", "4", made=""), row("2+2?", "4", made="CREATE TABLE a (b)"))
+    assert len(kept) == 1 and "the row has nothing in its column made." in report.refusals[0][0]
     only_said = Row([{"role": "assistant", "content": "Hello."}], None, "rows.jsonl", 1)
     assert "nothing is asked" in made(maker(), only_said)[1].refusals[0][0]
 

@@ -60,13 +60,40 @@ def test_a_resumed_run_keeps_its_weights_and_the_rows_held_out(
 def test_a_model_that_cannot_do_what_it_is_named_for_is_refused(tmp_path: Path, architecture: str, said: str) -> None:
     folder = tmp_path / "models" / "judge"
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "architectures": [architecture]}))
+    config = {"model_type": "llama", "architectures": [architecture], "id2label": {"0": "score"}}
+    (folder / "config.json").write_text(json.dumps(config))
     for name in ("model.safetensors", "tokenizer.json"):
         (folder / name).touch()
     dpo = ["task=dpo", "task.reference_model=judge"]
     grpo = ["task=grpo", "task.rewards.model=judge", "task.rewards.functions={}"]
     found = [str(one) for words in (dpo, grpo) for one in preflight.problems(args(*words), tmp_path)]
     assert [line.startswith(said) for line in found if "judge" in line] == [True]
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "said"),
+    [
+        ("ForSequenceClassification", [], "model.path: judge is BertForSequenceClassification, which writes no text."),
+        ("ForMaskedLM", ["task=dpo"], "model.path: judge is BertForMaskedLM, which writes no text."),
+        ("ForSequenceClassification", ["task=reward"], "model.path: judge tells 3 labels apart"),
+        ("ForSequenceClassification", ["task=ppo", "label="], "task.rewards.model: judge has several labels."),
+        ("ForSequenceClassification", ["task=ppo", "label=good"], "Choose one of BAD, SO_SO, GOOD."),
+        ("ForSequenceClassification", ["task=ppo", "label=GOOD"], ""),
+    ],
+)
+def test_a_classifier_is_taken_for_its_labels_and_for_nothing_else(
+    tmp_path: Path, kind: str, words: list[str], said: str
+) -> None:
+    folder = tmp_path / "models" / "judge"
+    folder.mkdir(parents=True)
+    config = {"architectures": [f"Bert{kind}"], "id2label": {"0": "BAD", "1": "SO_SO", "2": "GOOD"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    (folder / "tokenizer.json").touch()
+    task = [f"task.rewards.{word}" if word.startswith("label") else word for word in words]
+    model = ["task.rewards.model=judge", "task.rewards.functions={}"] if "task=ppo" in words else ["model=judge"]
+    found = [str(one) for one in preflight.problems(args(*task, *model), tmp_path)]
+    assert any(said in line for line in found if "judge" in line) is bool(said), found
 
 
 def test_only_a_run_of_this_workspace_is_resumed(tmp_path: Path) -> None:

@@ -188,6 +188,7 @@ def test_tables_are_found_in_the_middle_of_a_question() -> None:
     [
         (["functions=regx=1"], "Did you mean regex?"), (["functions=exact=often"], "'often' is not a number"),
         (["functions={}"], "Nothing judges the answers"), (["functions=regex"], "needs a pattern"),
+        (["functions=json=1e30"], "from -1,000 to 1,000"), (["functions=format", "form="], "the whole answer fits"),
         (["functions=regex", "pattern=("], "not a regular expression"), (["within=<a>.*</a>"], "No group"),
         (["json_schema={"], "not JSON"), (["json_schema=[]"], "is an object"),
         (['json_schema={"$ref": "x"}'], "'$ref' of JSON schema is not understood"), (["label=GOOD"], "of a classifier"),
