@@ -14,8 +14,8 @@ import torch
 from engine.contract import judging, rundir, text
 from engine.contract.rundir import Run
 from engine.report import Report, Stop, Stopped
-from tests.e2e.test_embedded_model import folder  # noqa: F401 (a fixture)
-from tests.e2e.training import events, losses, train, weights
+from tests.e2e.test_embedded_model import folder as embedded  # noqa: F401 (a fixture)
+from tests.e2e.training import asked, events, losses, train, weights
 
 VOWELS = ["task.rewards.functions=regex=1", "task.rewards.pattern=[aeiou]", "task.max_new_tokens=4", "task.group=4"]
 SMALL = [*VOWELS, "steps.accumulation=4", "method=full"]  # two questions, four answers to each
@@ -290,18 +290,11 @@ def test_a_run_ends_early_when_the_held_out_reward_rises_no_more(workspace: Path
 
 
 @pytest.mark.slow
-def test_the_embedded_model_learns_how_to_begin(folder: Path, tmp_path: Path) -> None:
+def test_the_embedded_model_learns_how_to_begin(embedded: Path, tmp_path: Path) -> None:
     """Within minutes on two cores: the reward rises clearly, and the model stays what it was."""
-    for name in ("datasets", "models"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "models" / "embedded").symlink_to(folder)
-    asked = ["a cat", "the sea", "bread", "a train", "winter", "a book", "the moon", "tea"]
-    rows = [json.dumps({"prompt": f"Tell me about {thing}."}) for thing in asked]
-    (tmp_path / "datasets" / "things.jsonl").write_text("\n".join(rows))
-    rule = ["task.rewards.functions=regex", "task.rewards.pattern=^[A-M]", "task.max_new_tokens=4", "task.group=8"]
-    sizes = ["steps.batch_size=32", "steps.accumulation=1", "steps.max_steps=20", "optim.learning_rate=3e-4"]
-    more = ["model=embedded", "data=things.jsonl", "model.dtype=auto", "data.max_length=256", "method=lora"]
-    run = train(tmp_path, "task=grpo", *more, *rule, *sizes)
+    rule = ["task.max_new_tokens=4", "task.group=8", "optim.learning_rate=3e-4"]
+    sizes = ["steps.batch_size=32", "steps.accumulation=1", "steps.max_steps=20"]
+    run = train(tmp_path, "task=grpo", *asked(tmp_path, embedded), *rule, *sizes)
     reward, kl = losses(run, "train/reward"), losses(run, "train/kl")
     assert sum(reward[-5:]) / 5 > sum(reward[:5]) / 5 + 0.2
     assert max(kl) < 5

@@ -17,7 +17,7 @@ from engine.contract.rundir import Run
 from engine.feedback.heads import FILE
 from engine.report import Report, Stop, Stopped
 from tests.e2e.test_embedded_model import folder as embedded  # noqa: F401 (a fixture)
-from tests.e2e.training import TINY, events, losses, train, weights
+from tests.e2e.training import TINY, asked, events, losses, train, weights
 
 LORA = ["method=lora", "method.rank=4", "method.alpha=8"]
 METHODS = [LORA, ["method=full"], ["method=freeze", "method.layers=1"]]
@@ -291,17 +291,10 @@ def test_the_reward_of_a_simple_rule_rises_while_kl_stays_bounded(
 @pytest.mark.slow
 def test_the_embedded_model_learns_how_to_begin(embedded: Path, tmp_path: Path) -> None:
     """Within minutes on two cores: the reward rises clearly, and the model stays near what it was."""
-    for name in ("datasets", "models"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "models" / "embedded").symlink_to(embedded)
-    asked = ["a cat", "the sea", "bread", "a train", "winter", "a book", "the moon", "tea"]
-    rows = [json.dumps({"prompt": f"Tell me about {thing}."}) for thing in asked]
-    (tmp_path / "datasets" / "things.jsonl").write_text("\n".join(rows))
-    rule = ["task.rewards.functions=regex", "task.rewards.pattern=^[A-M]", "task.max_new_tokens=3", "task.passes=3"]
+    rule = ["task.max_new_tokens=3", "task.passes=3", "optim.learning_rate=5e-4", "optim.schedule=constant"]
     sizes = ["steps.batch_size=16", "steps.accumulation=1", "steps.max_steps=6", "data.repeat={things.jsonl: 8}"]
-    rate = ["optim.learning_rate=5e-4", "optim.schedule=constant", "record.log_every=1", "record.save_every=99"]
-    more = ["model=embedded", "data=things.jsonl", "model.dtype=auto", "data.max_length=256", "method=lora"]
-    run = train(tmp_path, "task=ppo", *more, *rule, *sizes, *rate)
+    said = [*asked(tmp_path, embedded), *rule, *sizes, "record.log_every=1", "record.save_every=99"]
+    run = train(tmp_path, "task=ppo", *said)
     reward, kl = losses(run, "train/reward"), losses(run, "train/kl")
     assert sum(reward[-2:]) / 2 > reward[0] + 0.3
     assert max(kl) < 10

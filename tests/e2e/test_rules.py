@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from engine.contract.text import checked
 from engine.report import Report, Stop
 from tests.arguments import put, value
 from tests.e2e.test_every_way import TASKS, WAYS, said, workspace  # noqa: F401 (a fixture)
+from tests.e2e.training import settle
 
 SPECS = walk(TrainArgs)
 # Decided for every draw, so that what is drawn is small and lies in the workspace.
@@ -88,17 +90,21 @@ def agree(workspace: Path, content: dict[str, Any]) -> None:  # noqa: F811
         assert refused, (problem, content)
     finally:
         folder.delete()
+    settle()
 
 
 @pytest.fixture
 def unstarted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A trainer is built and not started."""
+    """A trainer is built and not started; the same packages are asked for their versions once."""
     from transformers import Trainer
+
+    from engine.recipes import ending
 
     def built(*_: Any, **__: Any) -> None:
         raise Built
 
     monkeypatch.setattr(Trainer, "train", built)
+    monkeypatch.setattr(ending, "version", cache(ending.version))
 
 
 SHARED = {"deadline": None, "suppress_health_check": list(HealthCheck), "derandomize": True}

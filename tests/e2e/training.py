@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,15 +26,28 @@ def train(workspace: Path, *overrides: str, stop: Stop | None = None) -> Run:
     args = text.parse({}, [*TINY, *overrides], kind="train")
     folder = rundir.make(workspace, "test", text.dump(args))
     recipe.run(args, folder, Report(folder), stop or Stop())
-    _settle()
+    settle()
     return folder
 
 
 @cache
-def _settle() -> None:
+def settle() -> None:
     """What the libraries brought stays: each training collects garbage, and to look through that took half its time."""
     gc.collect()
     gc.freeze()
+
+
+def asked(workspace: Path, model: Path) -> list[str]:
+    """Sets the model of a folder and eight questions up in `workspace`; what a run of them says that rewards answers
+    for how they begin."""
+    for name in ("datasets", "models"):
+        (workspace / name).mkdir()
+    (workspace / "models" / "embedded").symlink_to(model)
+    things = ["a cat", "the sea", "bread", "a train", "winter", "a book", "the moon", "tea"]
+    rows = [json.dumps({"prompt": f"Tell me about {thing}."}) for thing in things]
+    (workspace / "datasets" / "things.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    rule = ["task.rewards.functions=regex", "task.rewards.pattern=^[A-M]"]
+    return ["model=embedded", "data=things.jsonl", "model.dtype=auto", "data.max_length=256", "method=lora", *rule]
 
 
 def copied(workspace: Path, name: str) -> str:
