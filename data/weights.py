@@ -36,8 +36,8 @@ class Weights:
     """A model to load: `base` (a name, folder or hub id), and the folder of an adapter on it, or None.
 
     run is the training run that it came from, if any; template is what that run trained with. quantisation is how its
-    base was held in training. mends: whether the adapter also holds what quantising lost (LoftQ), and so belongs to the base as
-    it was held, and to no other.
+    base was held in training. mends: whether the adapter also holds what quantising lost (LoftQ), and so belongs to the
+    base as it was held, and to no other.
     """
 
     ref: str

@@ -22,7 +22,7 @@ import torch
 from data import models
 from data.encoding.render import ChatTemplate, NoTemplate, in_parts
 from data.encoding.tokens import TextTokenizer
-from data.weights import scores_texts
+from data.weights import HELD, scores_texts
 from engine.contract.args import ExportArgs
 from engine.contract.errors import BoardError, ModelError, ResourceError
 from engine.contract.rundir import Run, slug, write_json
@@ -222,8 +222,8 @@ def _adapter(plan: Plan, partial: Path, report: Report) -> dict[str, Difference]
         )
     if plan.lineage.weights.mends:
         report.warn(
-            f"This adapter mends what {plan.lineage.weights.quantisation} lost: load its base in that, or set form to "
-            "merged."
+            f"This adapter mends what {plan.lineage.weights.quantisation} lost: this board loads its base so, and "
+            "other programs must, as the card shows. Or set form to merged."
         )
     report.phase("saving")
     for name in ADAPTER_FILES:
@@ -333,6 +333,7 @@ def _write_texts(plan: Plan, partial: Path, checks: dict[str, Difference], run: 
         checks=companions.sentences(checks, merged=plan.adapter is not None),
         chats=not isinstance(ChatTemplate.if_any(plan.folder, plan.lineage.template), NoTemplate),
         scores=plan.scores,
+        held=plan.lineage.weights if plan.lineage.weights.mends and not merged else None,
     )
     companions.write_card(partial, facts, plan.lineage, run.workspace)
     if plan.scores:
@@ -342,7 +343,9 @@ def _write_texts(plan: Plan, partial: Path, checks: dict[str, Difference], run: 
 
 
 def _facts(plan: Plan) -> dict[str, Any]:
+    held = {name: getattr(plan.lineage.weights, name) for name in HELD}
     return {
+        **({"held": held} if plan.args.form == "adapter" else {}),
         "name": plan.target.name,
         "form": plan.args.form,
         "tuned": plan.lineage.weights.ref,

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from data import models
+from data.weights import Weights
 from engine.contract import text
 from engine.contract.args import EvaluateArgs
 from engine.contract.errors import ArgsError
@@ -45,6 +46,7 @@ class Facts:
     checks: Sequence[str] = field(default_factory=tuple)
     chats: bool = True  # whether it brings a chat template
     scores: bool = False  # whether it scores texts, and writes none
+    held: Weights | None = None  # of an adapter that belongs to its base in few bits
 
 
 def size(count: float) -> str:
@@ -168,11 +170,21 @@ def _use(facts: Facts) -> str:
     if facts.form == "adapter":
         base = hub_id(facts.base) or "FOLDER_OF_THE_BASE_MODEL"
         kind, labels = ("SequenceClassification", ", num_labels=1") if facts.scores else ("CausalLM", "")
+        packed, packs = "", ""
+        if facts.held:
+            packed, packs = (
+                ", quantization_config=packed",
+                f"""
+packed = BitsAndBytesConfig(
+    load_in_4bit=True, bnb_4bit_quant_type="{facts.held.quantisation}",
+    bnb_4bit_use_double_quant={facts.held.double_quantisation},
+)""",
+            )
         return f"""```python
 from peft import PeftModel
-from transformers import AutoModelFor{kind}
-
-base = AutoModelFor{kind}.from_pretrained("{base}"{labels})
+from transformers import AutoModelFor{kind}{", BitsAndBytesConfig" if facts.held else ""}
+{packs}
+base = AutoModelFor{kind}.from_pretrained("{base}"{labels}{packed})
 model = PeftModel.from_pretrained(base, "FOLDER")
 ```"""
     if facts.scores:

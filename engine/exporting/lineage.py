@@ -5,7 +5,6 @@ Evaluate, Export and the model card ask here. Reads files only; loads no model.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from data import weights
 from data.weights import Weights
 from engine.contract import text
 from engine.contract.args import TrainArgs
-from engine.contract.errors import ModelError
 from engine.contract.rundir import Run
 
 
@@ -57,7 +55,7 @@ def of(ref: str, workspace: Path) -> Lineage:
         start = found.run.start_path
         base = str(start) if start.is_dir() else args.model.path if args else found.base
         return Lineage(found, base, found.run, args)
-    receipt = _receipt(found)
+    receipt = weights.receipt(found.adapter or Path(found.base))
     run = Run(workspace / "runs" / receipt["run"]) if receipt.get("run") else None
     if run is not None and run.args_path.is_file():
         return Lineage(found, receipt.get("base", ""), run, _args(run))
@@ -67,14 +65,3 @@ def of(ref: str, workspace: Path) -> Lineage:
 def _args(run: Run) -> TrainArgs | None:
     args = text.load(run.args_path)
     return args if isinstance(args, TrainArgs) else None
-
-
-def _receipt(found: Weights) -> dict[str, str]:
-    """What an export wrote about itself; empty for any other folder."""
-    path = (found.adapter or Path(found.base)) / "receipt.json"
-    if not path.is_file():
-        return {}
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as problem:
-        raise ModelError(f"{path} is damaged: {problem}.", "Remove the file, or export again.") from None

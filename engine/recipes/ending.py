@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from data import weights
 from engine.contract.args import TrainArgs
 from engine.contract.machine import machine
 from engine.contract.rundir import Run, write_json
@@ -85,5 +86,5 @@ def write_env(run: Run, args: TrainArgs, folder: Path, model: Any, device: torch
         "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
         "system": platform.platform(), "device": device.type, "device_name": machine().device_name,
         "model_folder": str(folder), "attention": model.config._attn_implementation,
-        "args": args.model_dump(mode="json"),
+        "args": args.model_dump(mode="json"), "mends": weights.mends(run, args),
     })  # fmt: skip

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 
+from data import weights as named
+from data.checking import preflight
 from engine.contract import rundir, text
 from engine.contract.errors import ArgsError, ModelError
 from engine.contract.rules import Here, unmet
@@ -172,7 +174,6 @@ def test_loftq_starts_nearer_to_the_full_weights_and_merges_into_those_that_it_m
 
 
 def test_what_goes_on_from_loftq_belongs_to_the_weights_that_it_mended(workspace: Path, tiny_model: Path) -> None:
-    from data.checking import preflight
     from engine.models.model import with_adapter
 
     said = [*LORA, "model.quantisation=nf4", "optim.learning_rate=1e-2"]
@@ -183,6 +184,57 @@ def test_what_goes_on_from_loftq_belongs_to_the_weights_that_it_mended(workspace
     assert (says(loaded(workspace / "exports" / "further")) - says(tuned)).abs().max() < 1e-4
     args = text.parse({}, [*TINY, *LORA, f"method.start_from={first.id}"], kind="train")
     assert [problem.path for problem in preflight.problems(args, workspace)] == ["model.quantisation"]
+
+
+def test_what_goes_on_from_loftq_is_known_when_its_parent_is_gone(workspace: Path, tiny_model: Path) -> None:
+    said = [*LORA, "model.quantisation=nf4", "steps.max_steps=1"]
+    first = train(workspace, *said, "method.init=loftq")
+    run = train(workspace, *said, f"method.start_from={first.id}")
+    shutil.rmtree(first.path)
+    assert named.find(run.id, workspace).mends
+    facts = json.loads(run.env_path.read_text())
+    run.env_path.write_text(json.dumps({name: fact for name, fact in facts.items() if name != "mends"}))  # an older run
+    sentence = rf"{run.id} went on from {first.id} \(method.start_from\), which is gone"
+    for kind, word in (("export", "tuned"), ("evaluate", "tuned")):
+        with pytest.raises(ModelError, match=sentence):
+            done(kind, workspace, f"{word}={run.id}", "data=sums.jsonl" if kind == "evaluate" else "to=lost")
+    asked = text.parse({}, [f"models={run.id}"], kind="serve")
+    further = text.parse({}, [*TINY, *said, f"method.start_from={run.id}"], kind="train")
+    for args in (asked, further):
+        assert [first.id in problem.text for problem in preflight.problems(args, workspace)] == [True]
+    run.env_path.write_text(json.dumps({**facts, "mends": True}))  # the way out
+    assert named.find(run.id, workspace).mends
+
+
+def test_an_adapter_whose_own_base_is_gone_says_which_and_what_to_do(workspace: Path, tiny_model: Path) -> None:
+    parent = workspace / "models" / "parent"
+    shutil.copytree(tiny_model, parent)
+    run = train(workspace, *LORA, f"model={parent}", "steps.max_steps=1")
+    shutil.rmtree(parent)
+    for kind in ("export", "evaluate"):
+        with pytest.raises(ModelError, match=rf"{run.id} stands on the model in {parent}, which is gone"):
+            done(kind, workspace, f"tuned={run.id}", "to=lost" if kind == "export" else "data=sums.jsonl")
+    args = text.parse({}, [f"models={run.id}"], kind="serve")
+    (problem,) = preflight.problems(args, workspace)
+    assert "Put that folder back" in problem.text
+
+
+def test_an_exported_loftq_adapter_brings_along_how_its_base_is_held(workspace: Path, tiny_model: Path) -> None:
+    from engine.models.model import with_adapter
+    from engine.serving import roster
+
+    said = [*LORA, "model.quantisation=nf4", "model.double_quantisation=false", "method.init=loftq"]
+    run = train(workspace, *said, "optim.learning_rate=1e-2")
+    done("export", workspace, f"tuned={run.id}", "form=adapter", "to=apart")
+    shutil.rmtree(run.path)
+    args: Any = text.parse({}, ["models=exports/apart", "dtype=fp32", "device=cpu"], kind="serve")
+    tuned = with_adapter(loaded(tiny_model, "nf4", double_quantisation=False), workspace / "exports" / "apart")
+    with roster.load(args, workspace).find("exports/apart").speaking() as model:
+        assert torch.equal(says(model), says(tuned))
+    done("export", workspace, "tuned=exports/apart", "dtype=fp32", "to=whole")
+    assert (says(loaded(workspace / "exports" / "whole")) - says(tuned)).abs().max() < 1e-4
+    card = (workspace / "exports" / "apart" / "README.md").read_text()
+    assert 'bnb_4bit_quant_type="nf4"' in card and "bnb_4bit_use_double_quant=False" in card
 
 
 def test_a_reward_model_with_loftq_scores_and_is_merged_as_it_was_trained(workspace: Path) -> None:

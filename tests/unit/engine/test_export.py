@@ -118,6 +118,7 @@ def test_the_card_names_base_data_and_method(lineage: Lineage, tmp_path: Path) -
 
 def test_folders_of_this_machine_stay_out_of_the_card(tmp_path: Path) -> None:
     home = tmp_path / "secret" / "model"
+    home.mkdir(parents=True)
     run = run_of(tmp_path, model=str(home), data=[str(home / "rows.jsonl")])
     run.model_path.mkdir()
     (run.model_path / "adapter_config.json").write_text("{}")
