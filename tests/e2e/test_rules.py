@@ -95,16 +95,19 @@ def agree(workspace: Path, content: dict[str, Any]) -> None:  # noqa: F811
 
 @pytest.fixture
 def unstarted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A trainer is built and not started; the same packages are asked for their versions once."""
+    """A trainer is built and not started. What no draw changes is asked once: which datasets there are, and which
+    versions of packages."""
     from transformers import Trainer
 
+    from data.datasets import registry
     from engine.recipes import ending
 
     def built(*_: Any, **__: Any) -> None:
         raise Built
 
     monkeypatch.setattr(Trainer, "train", built)
-    monkeypatch.setattr(ending, "version", cache(ending.version))
+    for module, name in ((registry, "entries"), (ending, "version")):
+        monkeypatch.setattr(module, name, cache(getattr(module, name)))
 
 
 SHARED = {"deadline": None, "suppress_health_check": list(HealthCheck), "derandomize": True}
