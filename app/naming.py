@@ -68,5 +68,5 @@ def named(root: type[Section], path: str, kinds: Mapping[str, str], entry: str =
 @cache
 def _paths(root: type[Section]) -> re.Pattern[str]:
     """Every dotted path, the longest first, and what stands below it."""
-    paths = sorted({spec.path for spec in walk(root) if "." in spec.path}, key=len, reverse=True)
+    paths = sorted({spec.path for spec in walk(root) if "." in spec.path or "_" in spec.path}, key=len, reverse=True)
     return re.compile(rf"(?<![\w./-])({'|'.join(map(re.escape, paths)) or '(?!)'})((?:\.\w+)*)(?!\w)")

@@ -162,14 +162,18 @@ def _restored(record: dict[str, Any]) -> Row:
 
 
 def _right(rows: Iterable[Row]) -> list[Row]:
-    """The rows with the answer that is right: of a preference the chosen one; an answer judged bad is none."""
-    found = []
+    """The rows with the answer that is right: of a preference the chosen one; an answer judged bad is none, nor one
+    that is scored below the average."""
+    rows, found = list(rows), []
+    scores = [row.score for row in rows if row.score is not None]
     for row in rows:
         if row.kind == "preference":
             row = replace(row, messages=[*row.messages, *(row.chosen or [])], kind="conversation")
         elif row.kind == "feedback" and row.label:
             row = replace(row, kind="conversation")
-        found += [] if row.kind == "feedback" else [row]
+        elif row.score is not None and row.score >= sum(scores) / len(scores):
+            row = replace(row, score=None, kind="conversation")
+        found += [] if row.kind in ("feedback", "scored") else [row]
     return found
 
 
@@ -270,7 +274,7 @@ class _Book:
         steps = len(NAMES) * self.rows
         step = sum(map(len, self.measured.values()))
         left = (time.monotonic() - self.started) / step * (steps - step)
-        self.report.progress(step, steps, round(left, 1))
+        self.report.progress(step, steps, round(left, 1), "answers")
 
     def _write(self, numbers: list[int]) -> None:
         scores = {name: {key: m.by_row() for key, m in self._metrics(name, numbers).items()} for name in NAMES}

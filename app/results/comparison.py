@@ -64,7 +64,7 @@ def head(watch: Watch) -> str:
     said = judged(watch.result.sentence, str(result.get("verdict", ""))) if watch.result else ""
     trouble = "" if watch.state == "done" else verdict(watch)
     warnings = [happening.event for happening in watch.story if isinstance(happening.event, events.Warn)]
-    shown = "".join(sentence_warning(warning.text, warning.hint) for warning in warnings)
+    shown = "".join(sentence_warning(watch.plain(warning.text), watch.plain(warning.hint)) for warning in warnings)
     return f'<div class="tb-run-head">{trouble}{said}{line}{progress(watch) if watch.moving else ""}{shown}</div>'
 
 
@@ -136,7 +136,13 @@ def ordered(run: Run, metric: str, order: str) -> list[dict[str, Any]]:
     way = ORDERS.get(order, 1)
     if not way:
         return sorted(found, key=lambda row: (row["file"], row["number"]))
-    return sorted(found, key=lambda row: way * gain(row, metric))
+    return sorted(found, key=lambda row: way * gain(row, measured(metric, [row])[0]))
+
+
+def measured(metric: str, found: Sequence[dict[str, Any]]) -> list[str]:
+    """What the rows were measured by, `metric` first where it is among them; all there is while there are no rows."""
+    known = [key for key in METRICS if not found or key in found[0]["tuned"]]
+    return sorted(known, key=lambda key: key != metric)
 
 
 def gain(row: dict[str, Any], metric: str) -> float:
@@ -158,19 +164,24 @@ def rows(found: Sequence[dict[str, Any]], page: int, metric: str, roots: Sequenc
 
 
 def _row(row: dict[str, Any], metric: str, roots: Sequence[Path]) -> str:
-    metric = metric if metric in row["tuned"] else next(key for key in METRICS if key in row["tuned"])
+    metric = measured(metric, [row])[0]
     shown, better = METRICS[metric], gain(row, metric)
     kind = "done" if better > 0 else "failed" if better < 0 else "still"
     word = "better" if better > 0 else "worse" if better < 0 else "the same"
     moved = f"{shown.label} {_number(row['base'].get(metric), shown)} → {_number(row['tuned'][metric], shown)}"
-    base, tuned = marked(row["base"]["answer"], row["tuned"]["answer"])
+    base, tuned = row["base"]["answer"], row["tuned"]["answer"]
+    base, tuned = marked(base, tuned) if base else (escape(base), escape(tuned))  # beside nothing all would be marked
+    ranked = "preferred" in row["tuned"]  # a pair: what each of them prefers, in place of what each of them writes
+    right, *names = ("Better answer", "Base prefers", "Tuned prefers") if ranked else ("Right answer", "Base", "Tuned")
+    base = base or ("either, as a coin would" if ranked else "")
     file = re.split(r"[\\/]", row["file"])[-1]
     return (
         f'<article class="tb-judged"><header><span class="tb-muted">{escape(file)}, row {row["number"]:,}</span>'
         f'<span class="tb-pill tb-{kind}">{word}</span><span>{moved}</span></header>'
         f"<dl><dt>Question</dt><dd>{gallery.strip(row.get('pictures', ()), roots)}{escape(row['prompt'])}</dd>"
-        f"<dt>Right answer</dt><dd>{escape(row['reference'])}</dd></dl>"
-        f'<div class="tb-sides">{_side("Base", base, row["base"])}{_side("Tuned", tuned, row["tuned"])}</div></article>'
+        f"<dt>{right}</dt><dd>{escape(row['reference'])}</dd></dl>"
+        f'<div class="tb-sides">{_side(names[0], base, row["base"])}{_side(names[1], tuned, row["tuned"])}</div>'
+        "</article>"
     )
 
 

@@ -35,6 +35,11 @@ def short(ref: str, workspace: Path) -> str:
     return f"{found.name}, step {step}" if step else found.name
 
 
+def spoken(sentence: str, workspace: Path) -> str:
+    """`sentence` with the name of each run that has one in place of its id."""
+    return re.sub(r"\d{8}-\d{6}-[\w.-]*\w(/step-\d+)?", lambda found: short(found[0], workspace), sentence)
+
+
 def of_run(ref: str, workspace: Path) -> Run | None:
     """The run that the word names, itself or a checkpoint of it."""
     return runs.opened(workspace, ref.partition("/")[0]) if re.fullmatch(r"[\w.-]+(/step-\d+)?", ref) else None

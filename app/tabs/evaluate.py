@@ -180,6 +180,8 @@ class Evaluate:
         for found in self._evaluations():
             title = found.name or self._title(found.args) or found.id
             html = ledger.item(found).replace(escape(found.title), escape(title), 1)
+            if summary := comparison.summary_of(found.run):
+                html = html.replace(escape(found.about), escape(summary["verdict"]), 1)
             rows.append({"id": found.id, "html": html, "words": f"{title} {found.id} {found.state}".lower()})
         nothing = '<p class="tb-muted">Each evaluation is kept here.</p>'
         return json.dumps({"rows": rows, "opened": opened, "nothing": nothing}, ensure_ascii=False)
@@ -262,6 +264,7 @@ class Evaluate:
         summary = comparison.summary_of(run)
         if summary:
             summary |= {side: refs.short(summary[side], self.workspace) for side in ("base", "tuned")}
+            summary["rows_from"] = refs.spoken(summary["rows_from"], self.workspace)
         found = comparison.ordered(run, metric, order)
         html, page, pages = comparison.rows(found, page, metric, [self.workspace, *self.allowed])
         stopping = bool(watch.status.get("stopping"))

@@ -83,6 +83,7 @@ def problems(
         except BoardError as problem:
             found.append(_problem(path, problem))
     if isinstance(args, EvaluateArgs):
+        found += [] if found or args.base == "auto" else _comparable(args, workspace)
         found += _datasets("data", args.data, workspace, allowed, rows)
     return found
 
@@ -133,6 +134,19 @@ def _refs(args: EvaluateArgs | ServeArgs | ExportArgs) -> list[tuple[str, str]]:
         return [("models", ref) for ref in args.models]
     base = [("base", args.base)] if isinstance(args, EvaluateArgs) and args.base != "auto" else []
     return [("tuned", args.tuned), *base]
+
+
+def _comparable(args: EvaluateArgs, workspace: Path) -> list[Problem]:
+    """What scores answers and what writes them are not better or worse than one another."""
+    scores = [weights.scores_texts(ref, workspace) for ref in (args.tuned, args.base)]
+    match scores:
+        case [True, False]:
+            said = f"{args.base} writes answers, and {args.tuned} scores them. Choose another reward run, or auto."
+        case [False, True]:
+            said = f"{args.base} scores answers, and {args.tuned} writes them. Choose a model that writes, or auto."
+        case _:
+            return []
+    return [Problem("base", said)]
 
 
 def _make(args: MakeArgs, workspace: Path, allowed: Sequence[Path], rows: bool) -> Iterator[Problem]:

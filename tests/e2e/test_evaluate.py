@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from data.rows.conversation import Row
 from engine import evaluate, judge
 from engine.contract import rundir, text
 from engine.contract.args import EvaluateArgs
@@ -248,3 +249,12 @@ def test_progress_counts_every_row_of_both(workspace: Path) -> None:
     run = do(workspace, tuned=tuned.adapter_run(workspace).id, batch_size=5)
     steps = [(record["step"], record["steps"]) for record in records(run.events_path) if record["kind"] == "progress"]
     assert steps == [(5, 24), (10, 24), (15, 24), (20, 24), (22, 24), (24, 24)]
+
+
+def test_of_scored_answers_those_are_right_that_are_no_worse_than_the_average() -> None:
+    said = [{"role": "user", "content": "2 and 2?"}, {"role": "assistant", "content": "4"}]
+    rows = [Row(said, None, "f", n, "scored", score=score) for n, score in enumerate((0.0, 1.0, 0.9))]
+    found = evaluate._right(rows)
+    assert [row.number for row in found] == [1, 2]
+    assert {row.kind for row in found} == {"conversation"}
+    assert len(evaluate._right(rows[1:2])) == 1

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from data.checking import preflight
 from engine.contract import rundir, text
 from engine.contract.args import EvaluateArgs, ExportArgs, ServeArgs
 from engine.contract.errors import ArgsError, DataError, ModelError
@@ -127,6 +128,9 @@ def test_evaluation_asks_how_often_the_better_answer_is_preferred(pairs: Path) -
     assert (summary["verdict"], summary["base"], summary["rows"]) == ("better", "a coin", 8)
     again = do(pairs, "evaluate", EvaluateArgs(tuned=run.id, base=run.id, dtype="fp32"), evaluate)
     assert json.loads((again.results_path / "summary.json").read_text())["metrics"]["margin"]["difference"] == 0
+    for tuned, base in ((run.id, "tiny"), ("tiny", run.id)):  # said before the start too, and both ways
+        [wrong] = preflight.problems(EvaluateArgs(tuned=tuned, base=base, data=["pairs.jsonl"]), pairs)
+        assert wrong.path == "base" and "scores" in wrong.text and "writes" in wrong.text
     with pytest.raises(ModelError, match="tiny writes answers and scores none"):
         do(pairs, "evaluate", EvaluateArgs(tuned=run.id, base="tiny"), evaluate)
 

@@ -30,6 +30,11 @@ def test_a_path_becomes_the_label_that_stands_on_the_page():
     assert said == "Set “Batch size” to 1, or “Learning rate” lower."
 
 
+def test_a_name_without_sections_is_told_from_a_word_by_its_underscore():
+    said = naming.plain(KINDS["evaluate"], "Raise max_tokens, or choose other data.", {})
+    assert said == "Raise “Max tokens”, or choose other data."
+
+
 def test_two_fields_of_one_label_are_told_apart_by_their_sections():
     assert naming.plain(TrainArgs, "liger (compute.loss) pads.", SFT) == "liger (“Loss” under Memory and device) pads."
     assert naming.plain(TrainArgs, "(task.loss)", {"task": "dpo"}) == "(“Loss” under DPO)"
