@@ -43,7 +43,6 @@ class Start:
         torch.clear_autocast_cache()  # it knows weights by their place, and would go on with those of before
 
 
-@torch.compiler.set_stance("force_eager")  # one look is not worth compiling, which takes minutes
 @torch.no_grad()
 def idle(model: Any) -> bool:
     """Whether `model` has an adapter that changes nothing yet."""
@@ -52,8 +51,9 @@ def idle(model: Any) -> bool:
     ids = torch.arange(1, 1 + PROBED, device=model.device)[None]
     training = model.training
     model.eval()
-    tuned = model(input_ids=ids, use_cache=False).logits
-    with model.disable_adapter():
-        same = torch.equal(tuned, model(input_ids=ids, use_cache=False).logits)
+    with torch.compiler.set_stance("force_eager"):  # one look is not worth compiling, which takes minutes
+        tuned = model(input_ids=ids, use_cache=False).logits
+        with model.disable_adapter():
+            same = torch.equal(tuned, model(input_ids=ids, use_cache=False).logits)
     model.train(training)
     return same
