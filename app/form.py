@@ -38,6 +38,7 @@ from engine.contract.root import Args
 
 PLAIN = gr.InputHTMLAttributes(spellcheck=False, autocomplete="off", autocorrect="off", autocapitalize="off")
 SWITCH = {"on": True, "off": False}
+ENTRY = re.compile(r"[.;] ([a-z]\w*): ")  # of a help text that goes through the choices
 SEGMENTS = 5  # choices that stand in one unbroken row; more of them may take several
 
 
@@ -145,10 +146,13 @@ class Form:
     @staticmethod
     def help_of(root: type[Args], name: str) -> dict[str, Help]:
         """What the (i) of each field says, by component id."""
-        said = partial(naming.plain, root, kinds={})
-        return {
-            component_id(name, spec): Help(said(spec.help), said(spec.when), said(spec.usual)) for spec in walk(root)
-        }
+        said, titles = partial(naming.plain, root, kinds={}), _variant_titles(root)
+
+        def listed(spec: Spec) -> str:
+            """What it does, with a line for each of its choices, which the declaration says in a row (`lora: ...`)."""
+            return ENTRY.sub(lambda found: f".\n{titles.get((spec.path, found[1]), found[1])}: ", said(spec.help))
+
+        return {component_id(name, spec): Help(listed(spec), said(spec.when), said(spec.usual)) for spec in walk(root)}
 
     def _of_union(self, path: str) -> list[Spec]:
         return [spec for spec in self.specs.values() if spec.variant and spec.union == path]

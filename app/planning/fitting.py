@@ -123,21 +123,25 @@ class Fitting:
     def _diff(self, fit: Fit, free: int, values: Sequence[Any]) -> str:
         """Every change with what it saves, as what it was and what it becomes."""
         if not fit.changes:
-            return '<p class="tb-muted">Nothing that may be changed here helps: choose a smaller model.</p>'
+            return "<p><b>It does not fit, whatever is changed.</b> Choose a smaller model.</p>"
         items = ""
         for change in fit.changes:
             lines = "".join(
                 f"<span>{self.form.headed(Problem(path, ''), values)[0]} "
-                f"<del>{escape(_word(change.before[path]))}</del> <ins>{escape(_word(value))}</ins></span>"
+                f"<del>{escape(self._word(path, change.before[path]))}</del> "
+                f"<ins>{escape(self._word(path, value))}</ins></span>"
                 for path, value in change.put.items()
             )
             items += (
                 f"<li>{self.form.linked(change.said, values)} <b>Saves {size(change.saves)}.</b><div>{lines}</div></li>"
             )
-        end = "it fits." if fit.fits else "<b>it still does not fit</b>: choose a smaller model."
-        return (
-            f'<ol class="tb-diff">{items}</ol><p>Then about <b>{size(fit.needed)}</b> of {size(free)} free: {end}</p>'
+        listed, needs = f'<ol class="tb-diff">{items}</ol>', f"about <b>{size(fit.needed)}</b> of {size(free)} free"
+        if fit.fits:
+            return f"{listed}<p>Then it takes {needs}: it fits.</p>"
+        said = (
+            f"<p><b>It does not fit, whatever is changed</b>: it would still take {needs}. Choose a smaller model.</p>"
         )
+        return f"{said}<p>This brings it as near as it comes:</p>{listed}"
 
     def _accept(self, held: str) -> list[Any]:
         """The form with the changes; what was left to `auto` beside them stays there."""
@@ -149,7 +153,7 @@ class Fitting:
         accepted = applied(args, fit.changes, here) or fit.args
         return [*self.form.shown(accepted), gr.Column(visible=False)]
 
-
-def _word(value: Any) -> str:
-    words = {True: "on", False: "off", None: "empty"}
-    return words[value] if isinstance(value, bool | None) else str(value)
+    def _word(self, path: str, value: Any) -> str:
+        """A value as the form shows it."""
+        words = {True: "on", False: "off", None: "empty"}
+        return words[value] if isinstance(value, bool | None) else self.form.titles.get((path, value), str(value))

@@ -87,12 +87,18 @@ def _sentence(found: Forecast) -> str:
     about = "" if rows.exact else "about "
     many = f"{rows.used if rows.exact else round(rows.used * rows.scale):,} rows"
     packing = f", packed into {about}{sequences(rows):,} sequences" if args.packs else ""
-    devices = f" × {args.launch.replicas} devices" if args.launch.replicas > 1 else ""
-    each = f"{args.steps.batch_size} × {args.steps.accumulation}{devices}"
     return (
         f'<p class="tb-lead">{told} on <b>{about}{many}</b>{packing}, <b>{about}{count(rows.tokens * rows.scale)} '
-        f"tokens</b> an epoch, in <b>{about}{found.steps:,} steps</b> of {args.steps.global_batch} rows ({each}).</p>"
+        f"tokens</b> an epoch, in <b>{about}{found.steps:,} steps</b> of {args.steps.global_batch} rows"
+        f"{_made(args)}.</p>"
     )
+
+
+def _made(args: TrainArgs) -> str:
+    """What the rows of a step are made of, where it is more than one batch: ` (4 at once × 8 batches × 2 devices)`."""
+    batches, devices = int(args.steps.accumulation), args.launch.replicas
+    times = [f"{many} {what}" for many, what in ((batches, "batches"), (devices, "devices")) if many > 1]
+    return f" ({' × '.join([f'{args.steps.batch_size} at once', *times])})" if times else ""
 
 
 def _packed(args: TrainArgs) -> str:
@@ -115,7 +121,7 @@ def _method(args: TrainArgs) -> str:
 
 def _time(found: Forecast) -> str:
     plan = found.plan
-    if plan is None or plan.work is None:
+    if plan is None or plan.work is None or (found.rows and not found.rows.used):
         return ""
     work = plan.work
     if work.seconds is None or work.basis is None:

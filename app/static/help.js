@@ -28,7 +28,10 @@
       if (owner && owner !== button) hide();
       owner = button;
       button.setAttribute("aria-expanded", "true");
-      tip.replaceChildren(line("", help.what),
+      // A line for each choice, which begins with its name.
+      const [first, ...choices] = help.what.split("\n");
+      const named = choices.map((said) => { const end = said.indexOf(":") + 1; return line(said.slice(0, end), said.slice(end + 1)); });
+      tip.replaceChildren(line("", first), ...named,
         ...(help.when ? [line("When", help.when)] : []), ...(help.usual ? [line("Usual", help.usual)] : []));
       tip.hidden = false;
       const at = button.getBoundingClientRect(), width = tip.offsetWidth, height = tip.offsetHeight;

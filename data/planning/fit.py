@@ -98,8 +98,9 @@ def _weighed(
 ) -> Iterator[Change]:
     """The same changes, each with what it saves after those before it."""
     for change in changes:
-        tried = changed(args, change.put, here) or args
-        yield replace(change, saves=needs(args) - needs(tried))
+        tried, content = changed(args, change.put, here) or args, args.model_dump()
+        before = {path: at(content, path) for path in change.put}  # another change may have been left out meanwhile
+        yield replace(change, before=before, saves=needs(args) - needs(tried))
         args = tried
 
 

@@ -206,7 +206,7 @@ class ServeArgs(Args):
         "Runs Python code that comes with the model.",
         when="Only for a model whose author you trust.",
         usual="off",
-        label="Trust the model's own code",
+        label="Trust the model's code",
     )
 
 

@@ -64,7 +64,7 @@ def _precompute() -> Any:
         "Asks the reference about every row once, before training, and lets it go: less memory and time per step.",
         when="With a second model, with full training, or with several epochs.",
         usual="off",
-        label="Ask the reference beforehand",
+        label="Reference beforehand",
     )
 
 

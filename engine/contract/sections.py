@@ -103,7 +103,7 @@ class Model(Section):
         "Runs Python code that comes with the model. It can do anything that you can do.",
         when="Only for a model whose code you have read or whose author you trust, and that asks for it.",
         usual="off",
-        label="Trust the model's own code",
+        label="Trust the model's code",
         to="model.trust_remote_code",
     )
 

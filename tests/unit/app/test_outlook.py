@@ -56,7 +56,7 @@ class TestWords:
 
     def test_packed_weights_and_devices_are_named(self, look):
         said = plain(outlook.outlook(look(launch={"processes": 2, "machines": 2, "address": "10.0.0.1"})))
-        assert "of 16 rows (4 × 1 × 4 devices)" in said
+        assert "of 16 rows (4 at once × 4 devices)." in said
         base = {"path": "tiny", "quantisation": "nf4"}
         found = forecast.Forecast(TrainArgs.model_validate({"model": base}))
         assert "(LoRA, rank 16, on nf4 weights)" in plain(outlook.outlook(found))
