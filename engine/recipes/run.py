@@ -90,12 +90,12 @@ def run(
     set_seed(args.steps.seed)  # the adapter's first weights depend on the seed alone
     collate = recipe.Collate(tokenizer.pad_token_id)
     model = methods.prepared(model, args, _start(setting, collate, total_steps(args, facts)))
+    moved, total = methods.trained(model)  # of all weights, wherever they lie from here on
     leaner = lean.made(model, args, rows=args.task.lean and not sight, say=report.note)
     if leaner.apart:
         collate = apart.Collate(tokenizer.pad_token_id, unmasked=apart.unmasked(model))
     if device.type == "cpu":
         lean.keep_freed_memory()
-    moved, total = methods.trained(model)
     report.note(
         f"Training {moved:,} of {total:,} parameters in {_name(dtype)} on {device.type}.",
         trained=moved,
