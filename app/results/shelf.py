@@ -186,7 +186,9 @@ def _files(said: dict[str, Any]) -> str:
 def commands(found: Export, workspace: Path) -> str:
     """What to type elsewhere, for the programs that read such a folder."""
     path, base = str(found.path), _base(str(found.receipt.get("base") or ""), workspace)
-    if found.receipt.get("form") == "adapter":
+    if weights.scores_texts(f"exports/{found.name}", workspace):
+        shown = {"Python": _scoring(path, base if found.receipt.get("form") == "adapter" else "")}
+    elif found.receipt.get("form") == "adapter":
         shown = {
             "Python": "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
             f'base = AutoModelForCausalLM.from_pretrained("{base}")\nmodel = PeftModel.from_pretrained(base, "{path}")',
@@ -200,6 +202,20 @@ def commands(found: Export, workspace: Path) -> str:
             "Ollama": f"ollama create {found.name.lower()} -f {path}/Modelfile\nollama run {found.name.lower()}",
         }
     return "".join(f'<h4>{name}</h4><pre class="tb-command">{escape(text)}</pre>' for name, text in shown.items())
+
+
+def _scoring(path: str, base: str) -> str:
+    """How another program asks a reward model, whole or an adapter of `base`, what a conversation is worth."""
+    load = f'AutoModelForSequenceClassification.from_pretrained("{base or path}", num_labels=1)'
+    more = f'\nmodel = PeftModel.from_pretrained(model, "{path}")' if base else ""
+    return (
+        ("from peft import PeftModel\n" if base else "")
+        + "from transformers import AutoModelForSequenceClassification, AutoTokenizer\n\n"
+        + f'tokenizer = AutoTokenizer.from_pretrained("{path}")\nmodel = {load}{more}\n'
+        + 'said = [{"role": "user", "content": "2 and 2?"}, {"role": "assistant", "content": "4"}]\n'
+        + 'ids = tokenizer.apply_chat_template(said, return_tensors="pt", return_dict=True)\n'
+        + "print(model(**ids).logits)"
+    )
 
 
 def _base(name: str, workspace: Path) -> str:

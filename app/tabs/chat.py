@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from app.chatting.attached import Attached
 from app.chatting.loaded import Loaded
 from app.chatting.talks import Talks, Turn
 from app.form import Form
+from app.results import refs
 from app.theme import Help, empty, sentence_error
-from data import weights
 from engine.contract.client import Said, Server, ServerError
 from engine.contract.errors import BoardError
 from engine.contract.fields import walk
@@ -131,6 +132,8 @@ class Chat:
         board.moves(self._look, [self.seen], self.view)
         board.asks(self._wanted, [self.seen], [self.chosen, self.said, *self.view])
         self.clock.tick(self._look, [self.seen], self.view, **QUIET)
+        # Why a question was not sent is over with the loading.
+        self.seen.change(lambda now: "" if now.state == "ready" else gr.skip(), self.seen, self.said, **QUIET)
         self.load.click(self._load, [self.chosen, self.seen], [self.said, *self.view], **QUIET)
         self.unload.click(self._unload, [self.seen], self.view, **QUIET)
         gr.on([field.change for field in form.inputs], self._changed, form.inputs, form.channel, **QUIET)
@@ -171,22 +174,23 @@ class Chat:
     # The server
 
     def _offer(self, come: int, ask: Ask, chosen: list[str]) -> Any:
-        offered = weights.listed(self.workspace)
+        offered = refs.offered(self.workspace)
         if chosen or ask.of(come) or not offered:
             return gr.Dropdown(offered)
+        newest = offered[0][1]
         try:
-            return gr.Dropdown(offered, value=loaded.pair(self.workspace, offered[0]))
+            return gr.Dropdown(offered, value=loaded.pair(self.workspace, newest))
         except BoardError:
-            return gr.Dropdown(offered, value=[offered[0]])
+            return gr.Dropdown(offered, value=[newest])
 
     def _wanted(self, ref: str, seen: Loaded) -> list[Any]:
         """Another tab sent somebody here to talk to `ref`."""
         try:
             words = loaded.pair(self.workspace, ref)
         except BoardError as problem:
-            return [gr.skip(), sentence_error(problem.text, problem.hint), *(gr.skip() for _ in self.view)]
+            return [gr.skip(), self._wrong(problem), *(gr.skip() for _ in self.view)]
         here = loaded.now(self.workspace, seen)
-        chosen = gr.Dropdown(weights.listed(self.workspace), value=words)
+        chosen = gr.Dropdown(refs.offered(self.workspace), value=words)
         if set(words) <= set(here.names):
             return [chosen, "", *self._look(seen)]
         return [chosen, *self._load(words, seen)]
@@ -195,8 +199,11 @@ class Chat:
         try:
             run = loaded.load(self.workspace, words, self.allowed)
         except BoardError as problem:
-            return [sentence_error(problem.text, problem.hint), *(gr.skip() for _ in self.view)]
+            return [self._wrong(problem), *(gr.skip() for _ in self.view)]
         return ["", *self._viewed(Loaded("loading", run.id))]
+
+    def _wrong(self, problem: BoardError) -> str:
+        return sentence_error(*(refs.spoken(said, self.workspace) for said in (problem.text, problem.hint)))
 
     def _unload(self, seen: Loaded) -> list[Any]:
         loaded.unload(self.workspace)
@@ -215,7 +222,8 @@ class Chat:
             tuned = [name for name in now.names if name not in now.bases]
             order = [*now.bases, *tuned] if len(now.bases) == 1 else list(now.names)
             many = 2 if len(order) > 1 else 1
-            people = [gr.Dropdown(now.names, value=order[min(n, len(order) - 1)]) for n in range(MOST_COLUMNS)]
+            names = [(self._named(name, now.names), name) for name in now.names]
+            people = [gr.Dropdown(names, value=order[min(n, len(order) - 1)]) for n in range(MOST_COLUMNS)]
         else:
             many, people = gr.skip(), [gr.skip()] * MOST_COLUMNS
         placeholder = empty(*(READY if ready else COMING if there else NOTHING))
@@ -223,7 +231,7 @@ class Chat:
         examples = [{"text": question} for question in offered] or None
         return [
             now,
-            loaded.line(now),
+            loaded.line(replace(now, text=refs.spoken(now.text, self.workspace))),
             gr.Button(variant="secondary" if there else "primary"),
             gr.Button("Cancel" if now.moving else "Unload", visible=there),
             gr.Textbox(placeholder="Ask something" if there else "Load a model first", interactive=True),
@@ -233,6 +241,12 @@ class Chat:
             gr.UploadButton(visible=now.sees),
             gr.Timer(active=now.moving),
         ]
+
+    def _named(self, ref: str, names: Sequence[str]) -> str:
+        """By its name, and with its id where another one is called the same."""
+        said = refs.short(ref, self.workspace)
+        alone = [refs.short(name, self.workspace) for name in names].count(said) == 1
+        return said if alone else refs.title(ref, self.workspace)
 
     # The conversation
 
@@ -329,7 +343,8 @@ class Chat:
         parts: list[Any] = []
         for column, turns in enumerate(said):
             here = only is None or column == only
-            parts += [talks.shown(turns), talks.room(turns)] if here else [gr.skip(), gr.skip()]
+            named = [replace(turn, note=refs.spoken(turn.note, self.workspace)) for turn in turns]
+            parts += [talks.shown(named), talks.room(turns)] if here else [gr.skip(), gr.skip()]
         return parts
 
     # Settings and files
