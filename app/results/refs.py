@@ -1,4 +1,4 @@
-"""The words by which Evaluate, Chat and Export name weights, as a person chooses them: titled, newest first, in bounds."""
+"""The words by which Evaluate, Chat and Export name weights: as a person chooses them, newest first, in bounds."""
 
 from __future__ import annotations
 
