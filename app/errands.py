@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -99,8 +100,10 @@ class Errands(Generic[A]):
                 file.unlink(missing_ok=True)
 
     def last_word(self, key: str, workspace: Path) -> str:
-        """The last line that its process said."""
-        return _last_line(self._file(key, workspace).with_suffix(".log"))
+        """What its process said in the end: the last line, and the sentences before it."""
+        *before, last = _lines(self._file(key, workspace).with_suffix(".log")) or [""]
+        sentences = list(takewhile(lambda line: line.endswith((".", "?")), reversed(before)))
+        return "\n".join([*reversed(sentences), last])
 
     def failed(self, key: str, workspace: Path) -> bool:
         return self._file(key, workspace) in self._failed
@@ -146,8 +149,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _last_line(log: Path) -> str:
+    return (_lines(log) or [""])[-1]
+
+
+def _lines(log: Path) -> list[str]:
     try:
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        return log.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
-        return ""
-    return lines[-1] if lines else ""
+        return []

@@ -78,7 +78,8 @@ def _cluster(given: argparse.Namespace) -> int:
     kind = given.words.pop(0) if given.words else ""
     if kind not in CLUSTERS:
         raise BoardError(f"{kind!r} is no kind of cluster.", f"Say one of {', '.join(CLUSTERS)}, then the arguments.")
-    print(CLUSTERS[kind](_args(given, "train")), end="")
+    usual = given.workspace == Path("workspace").resolve()
+    print(CLUSTERS[kind](_args(given, "train"), "" if usual else str(given.workspace)), end="")
     return 0
 
 

@@ -96,7 +96,7 @@ class Fitting:
         going = self._going(asked)
         if _errands.failed(key, self.workspace):
             why = _errands.last_word(key, self.workspace)
-            return self._ended(sentence_error("The two steps could not be taken.", why))
+            return self._ended(sentence_error("The two steps could not be taken.", self.form.plain(why)))
         return [gr.skip(), *going]
 
     def _going(self, asked: str) -> list[Any]:
@@ -105,7 +105,8 @@ class Fitting:
             question["key"], self.workspace, question["args"], lambda file: ["measure", str(file), "--json"]
         )
         said = f'<span class="tb-muted">Measuring: {escape(word or "starting")} ...</span>'
-        return [said, gr.Button("Cancel"), gr.Timer(active=True)]
+        # In sight whatever the form holds by now: what was begun can always be left.
+        return [said, gr.Button("Cancel", visible=True), gr.Timer(active=True)]
 
     def _ended(self, said: str) -> list[Any]:
         return ["", said, gr.Button("Measure"), gr.Timer(active=False)]

@@ -349,7 +349,9 @@ class Train:
             return [gr.Column(visible=False), "", gr.skip(), "", self._refused(problem, held)]
         if place == HERE and args.launch.machines > 1:
             place = "machines"
-        told = ledger.command(args, self.workspace) if place == HERE else CLUSTERS[place](args)
+        usual = self.workspace.resolve() == Path("workspace").resolve()
+        elsewhere = "" if usual else str(self.workspace)
+        told = ledger.command(args, self.workspace) if place == HERE else CLUSTERS[place](args, elsewhere)
         return [gr.Column(visible=True), text.dump(args), place, told, ""]
 
     def _save(self, held: str) -> list[Any]:

@@ -112,7 +112,7 @@ def test_deepspeed_is_for_accelerators_and_names_its_package(strategy: str) -> N
 
 def test_each_machine_s_line_is_the_same_run_with_a_number_of_its_own() -> None:
     args = text.parse({}, LARGE, kind="train")
-    lines = [line for line in CLUSTERS["machines"](args).splitlines() if not line.startswith("#")]
+    lines = [line for line in CLUSTERS["machines"](args, "").splitlines() if not line.startswith("#")]
     for number, line in enumerate(lines):
         words = shlex.split(line)
         assert words[:4] == ["python", "-m", "engine", "train"]
@@ -124,16 +124,26 @@ def test_each_machine_s_line_is_the_same_run_with_a_number_of_its_own() -> None:
 
 def test_jobs_for_clusters_are_well_formed() -> None:
     args = text.parse({}, LARGE, kind="train")
-    checked = subprocess.run(["bash", "-n"], input=CLUSTERS["slurm"](args), text=True, capture_output=True, check=False)
+    checked = subprocess.run(
+        ["bash", "-n"], input=CLUSTERS["slurm"](args, ""), text=True, capture_output=True, check=False
+    )
     assert (checked.returncode, checked.stderr) == (0, "")
-    ast.parse(CLUSTERS["ray"](args))
-    service, job = yaml.safe_load_all(CLUSTERS["kubernetes"](args))
+    ast.parse(CLUSTERS["ray"](args, ""))
+    service, job = yaml.safe_load_all(CLUSTERS["kubernetes"](args, ""))
     assert job["spec"]["completions"] == 2
     program = job["spec"]["template"]["spec"]["containers"][0]["command"][2]
     said = subprocess.run(["bash", "-n"], input=program, text=True, capture_output=True, check=False)
     assert (said.returncode, said.stderr) == (0, "")
     assert program.endswith("launch.number=$JOB_COMPLETION_INDEX launch.address=tuneboard-0.tuneboard")
     assert service["spec"]["selector"] == {"job-name": "tuneboard"}
+
+
+@pytest.mark.parametrize("kind", sorted(CLUSTERS))
+def test_each_text_begins_with_what_to_do_and_marks_what_only_a_person_knows(kind) -> None:
+    said = CLUSTERS[kind](text.parse({}, ["launch.processes=2"], kind="train"), "/a place")
+    first = next(line for line in said.splitlines() if not line.startswith("#!"))
+    assert first.startswith("# ") and "REPLACE" in said
+    assert ("--workspace '/a place'" in said.replace("'\"'\"'", "'")) == (kind != "kubernetes")
 
 
 @pytest.mark.parametrize(
