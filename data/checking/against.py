@@ -79,6 +79,18 @@ def problems(card: Card, method: Any) -> Iterator[Problem]:
         yield from _size(card, method)
 
 
+def length(context: int, args: TrainArgs) -> Iterator[Problem]:
+    """Why rows of the maximum length do not go into a context of so many tokens; 0 is one that is not known."""
+    learnt = getattr(args.method, "tokens", 0)
+    if not 0 < context < args.data.max_length + learnt:
+        return
+    if learnt:
+        said = f"{args.data.max_length} and the {learnt} learnt tokens (method.tokens) are"
+        yield Problem("data.max_length", f"{said} over the model's context of {context}. Lower one of both.")
+    else:
+        yield Problem("data.max_length", f"{args.data.max_length} is over the model's context of {context}. Lower it.")
+
+
 def positions(card: Card) -> Iterator[Problem]:
     """Why the model's positions cannot be stretched, as far as its config says how they are made."""
     config = card.config.get("text_config") or card.config

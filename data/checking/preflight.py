@@ -251,9 +251,7 @@ def _against(card: Card, args: TrainArgs) -> Iterator[Problem]:
     if args.model.rope != "none":
         yield from against.positions(card)
         context = int(context * args.model.rope_factor)
-    context -= getattr(args.method, "tokens", 0) if context else 0  # a learnt prompt takes its part
-    if 0 < context < args.data.max_length:
-        yield Problem("data.max_length", f"{args.data.max_length} is over the model's context of {context}. Lower it.")
+    yield from against.length(context, args)
     yield from _held(card, args)
     yield from against.loss(card, args)
     yield from against.problems(card, args.method)

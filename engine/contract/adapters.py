@@ -248,6 +248,8 @@ class Ia3(Adapter):
         if self.targets != [AUTO] and self.feedforward != [AUTO] and set(self.feedforward) - set(self.targets):
             said = ", ".join(sorted(set(self.feedforward) - set(self.targets)))
             yield Problem("method.feedforward", f"{said} is not among method.targets. Add it there too.")
+        if self.targets == [AUTO] and self.feedforward != [AUTO]:
+            yield Problem("method.feedforward", "These are some of method.targets. Name those too, or set it to auto.")
 
 
 class Virtual(Adapter):

@@ -137,12 +137,10 @@ RULES: tuple[Rule, ...] = (
     Rule("steps.global_batch", lambda args: not _divides(args) and args.launch.replicas > 1,
          "{args.steps.global_batch} cannot be made of batches of {args.steps.batch_size} (steps.batch_size) on "
          "{args.launch.replicas} devices (launch.processes). Make it a multiple of their product."),
-    Rule("steps.global_batch",
-         lambda args: _divides(args) and not _adds_up(args) and args.launch.replicas == 1,
+    Rule("steps.global_batch", lambda args: _divides(args) and not _adds_up(args) and args.launch.replicas == 1,
          "{args.steps.global_batch} is not {args.steps.batch_size} (steps.batch_size) x {args.steps.accumulation} "
          "(steps.accumulation). Leave steps.accumulation or steps.global_batch on auto."),
-    Rule("steps.global_batch",
-         lambda args: _divides(args) and not _adds_up(args) and args.launch.replicas > 1,
+    Rule("steps.global_batch", lambda args: _divides(args) and not _adds_up(args) and args.launch.replicas > 1,
          "{args.steps.global_batch} is not {args.steps.batch_size} (steps.batch_size) x {args.steps.accumulation} "
          "(steps.accumulation) x {args.launch.replicas} devices (launch.processes). Leave steps.accumulation or "
          "steps.global_batch on auto."),
@@ -150,28 +148,24 @@ RULES: tuple[Rule, ...] = (
     Rule("task.group", lambda args: _step_rows(args) % args.task.together != 0,
          "The answers of a step (steps.batch_size x steps.accumulation) do not make whole groups of {args.task.group} "
          "(task.group). Leave steps.accumulation and steps.global_batch on auto, or make them a multiple."),
-    Rule("task.max_new_tokens",
-         lambda args: args.task.generates and args.task.max_new_tokens >= args.data.max_length,
+    Rule("task.max_new_tokens", lambda args: args.task.generates and args.task.max_new_tokens >= args.data.max_length,
          "{args.task.max_new_tokens} leaves no room for the question within data.max_length ({args.data.max_length}). "
          "Lower it, or raise data.max_length."),
     Rule("task.rewards.person",
          lambda args: args.task.generates and args.task.rewards.person and args.launch.replicas > 1,
          "{args.launch.replicas} processes (launch.processes) would wait for you at once. Turn it off, or start one "
          "process on one machine."),
-    Rule("method.tuner",
-         lambda args: args.task.kind == "rloo" and getattr(args.method, "tuner", "") == "adalora",
+    Rule("method.tuner", lambda args: args.task.kind == "rloo" and getattr(args.method, "tuner", "") == "adalora",
          "RLOO (task.kind) begins with a second adapter, and AdaLoRA is the only one of its model. Choose another "
          "adapter, or GRPO."),
     # Devices
     Rule("launch.strategy", lambda args: args.launch.shards and args.task.generates,
          "{args.task.title} (task.kind) writes answers while it trains, for which every process needs all weights. "
          "Set launch.strategy to ddp or zero2."),
-    Rule("launch.strategy",
-         lambda args: args.launch.shards and args.task.head == "value" and not args.task.generates,
+    Rule("launch.strategy", lambda args: args.launch.shards and args.task.head == "value" and not args.task.generates,
          "{args.task.title} (task.kind) has heads beside the model, and {args.launch.strategy} gathers weights only "
          "within it. Set launch.strategy to ddp or zero2."),
-    Rule("launch.strategy",
-         lambda args: args.launch.shards and args.task.reference and not args.method.adapter,
+    Rule("launch.strategy", lambda args: args.launch.shards and args.task.reference and not args.method.adapter,
          "{args.task.title} (task.kind) keeps a second copy of weights that are all trained, and the copy is not "
          "shared out. Set launch.strategy to ddp or zero2, or method.kind to lora."),
     Rule("launch.strategy", lambda args: args.launch.shards and _quantised(args),
@@ -249,8 +243,7 @@ RULES: tuple[Rule, ...] = (
          "A learnt prompt ({args.method.kind}, method.kind) stands before each row. Set compute.padding_free to auto."),
     Rule("compute.padding_free", lambda args: args.compute.padding_free is True and args.model.attention == "eager",
          "eager attention (model.attention) would compute a mask of all tokens by all. Set one of both to auto."),
-    Rule("compute.padding_free",
-         lambda args: args.compute.padding_free is True and args.launch.context_parallel > 1,
+    Rule("compute.padding_free", lambda args: args.compute.padding_free is True and args.launch.context_parallel > 1,
          "Rows are split among devices (launch.context_parallel). Set compute.padding_free to auto."),
     # Recording
     Rule("record.patience", lambda args: args.record.patience is not None and not _measures(args),
@@ -271,8 +264,7 @@ RULES: tuple[Rule, ...] = (
     Rule("model.new_tokens", lambda args: bool(args.model.new_tokens) and bool(_of_lora(args, "start_from")),
          "The adapter {args.method.start_from} (method.start_from) belongs to the model as it was. Leave it empty, or "
          "model.new_tokens."),
-    Rule("model.new_tokens",
-         lambda args: bool(args.model.new_tokens) and args.method.adapter and args.launch.shards,
+    Rule("model.new_tokens", lambda args: bool(args.model.new_tokens) and args.method.adapter and args.launch.shards,
          "An adapter learns single tokens, and {args.launch.strategy} (launch.strategy) shares whole matrices out. "
          "Set launch.strategy to ddp, or method.kind to full."),
     # Optimiser
@@ -285,8 +277,7 @@ RULES: tuple[Rule, ...] = (
     Rule("optim.optimiser", lambda args: _solver(args).at_once and args.task.kind in ("ppo", "ilql"),
          "{args.optim.optimiser} takes its step while gradients are made, and {args.task.title} needs them first. "
          "Choose another optimiser."),
-    Rule("optim.optimiser",
-         lambda args: _solver(args).alone and (args.launch.shards or args.launch.everywhere > 1),
+    Rule("optim.optimiser", lambda args: _solver(args).alone and (args.launch.shards or args.launch.everywhere > 1),
          "{args.optim.optimiser} works in one process with whole weights only. Set launch.processes to 1 and "
          "launch.strategy to ddp, or choose another optimiser."),
     Rule("optim.optimiser", lambda args: args.optim.optimiser == "muon" and args.launch.shards,
@@ -297,8 +288,7 @@ RULES: tuple[Rule, ...] = (
          and args.optim.schedule not in ("constant", "constant_with_warmup"),
          "{args.optim.optimiser} (optim.optimiser) averages weights instead of lowering the rate. Set optim.schedule "
          "to constant."),
-    Rule("optim.schedule",
-         lambda args: args.optim.schedule in BY_MEASURE and not _measures(args),
+    Rule("optim.schedule", lambda args: args.optim.schedule in BY_MEASURE and not _measures(args),
          "{args.optim.schedule} looks at the held-out loss, and no row is held out (data.split is {args.data.split}). "
          + MEASURE.replace("turn this off", "choose cosine")),
     Rule("optim.min_learning_rate", _least_beyond_auto,
@@ -354,8 +344,9 @@ NEEDS: tuple[Need, ...] = (
     Need("compute.loss", lambda args, here: args.compute.loss == "liger" and here.device == "cpu",
          "liger's kernels need a GPU. Set compute.loss to auto, which takes the loss in chunks on any device.",
          "needs a GPU"),
-    Need("model.attention", lambda args, here: args.model.attention in FLASH and here.device == "cpu",
-         "Flash attention needs a GPU. Set model.attention to auto.",
+    Need("model.attention",
+         lambda args, here: args.model.attention in (*FLASH, "flex_attention") and here.device == "cpu",
+         "{args.model.attention} computes no gradients on a CPU. Set model.attention to auto.",
          "needs a GPU"),
     Need("model.attention",
          lambda args, here: args.model.attention in FLASH and here.device != "cpu"

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from data import models
+from data.checking import against
 from data.checking.fitness import ALIKE
 from engine.contract.args import TrainArgs
 from engine.contract.errors import ArgsError, Problem
@@ -52,11 +53,8 @@ def judged(rows: Rows) -> None:
 
 def length(args: TrainArgs, model: Any) -> None:
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    context = context and context - getattr(args.method, "tokens", 0)  # a learnt prompt takes its part
-    if context and args.data.max_length > context:
-        raise ArgsError(
-            [Problem("data.max_length", f"{args.data.max_length} is over the model's context of {context}. Lower it.")]
-        )
+    if wrong := list(against.length(context or 0, args)):
+        raise ArgsError(wrong)
 
 
 def packing(args: TrainArgs, model: Any) -> None:

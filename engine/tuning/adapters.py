@@ -158,6 +158,7 @@ def _factors(model: Any, keywords: dict[str, Any]) -> dict[str, Any]:
     )
 
     kind = model.config.get_text_config().model_type
+    among = keywords["feedforward_modules"] == ["auto"] and keywords["target_modules"] != ["all-linear"]
     for name, known in (("target_modules", ALL), ("feedforward_modules", LAST)):
         if keywords[name] == ["auto"]:
             if kind not in known:
@@ -167,7 +168,9 @@ def _factors(model: Any, keywords: dict[str, Any]) -> dict[str, Any]:
                 )
                 raise ArgsError([Problem(f"method.{field}", said)])
             keywords[name] = list(known[kind])
-    keywords["feedforward_modules"] = [name for name in keywords["feedforward_modules"]]
+    if among:
+        last, targets = keywords["feedforward_modules"], keywords["target_modules"]
+        keywords["feedforward_modules"] = [name for name in targets if name.rpartition(".")[2] in last]
     return keywords
 
 

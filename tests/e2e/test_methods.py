@@ -361,6 +361,7 @@ def test_its_directions_are_kept_apart_by_the_papers_term(tiny_model: Path) -> N
         (["method=tuner", "method.own={r: 0}"], "0 is out of range"),
         (["method=tuner", "method.tuner=adalora", "method.own.init_r=8"], "it must start with more"),
         (["method=ia3", "method.targets=[k_proj]", "method.feedforward=[up_proj]"], "up_proj is not among"),
+        (["method=ia3", "method.feedforward=[up_proj]"], "Name those too"),
         (["method.init=pissa", "optim.weight_decay=0.1"], "optim.weight_decay: Weight decay would pull"),
         (["method=prompt", "data.packing=true"], "Packed rows would share one learnt prompt"),
         (["method=prefix", "compute.checkpointing=true"], "Turn checkpointing off"),
@@ -373,6 +374,17 @@ def test_its_directions_are_kept_apart_by_the_papers_term(tiny_model: Path) -> N
 def test_what_cannot_be_is_said_with_the_way_out(said: list[str], wanted: str) -> None:
     with pytest.raises(ArgsError, match=wanted):
         args_of(*said)
+
+
+@pytest.mark.parametrize(
+    ("targets", "inputs"),
+    [("v_proj", set()), ("v_proj, mlp.down_proj", {"mlp.down_proj"}), ("all-linear", {"down_proj"})],
+)
+def test_factors_scale_the_inputs_of_those_targets_that_end_the_feed_forward(
+    tiny_model: Path, targets: str, inputs: set[str]
+) -> None:
+    model = prepared(tiny_model, "method=ia3", f"method.targets=[{targets}]")
+    assert set(model.peft_config["default"].feedforward_modules) == inputs
 
 
 def test_layers_that_are_not_there_are_named_with_those_that_are(tiny_model: Path) -> None:

@@ -96,6 +96,26 @@ def test_a_classifier_is_taken_for_its_labels_and_for_nothing_else(
     assert any(said in line for line in found if "judge" in line) is bool(said), found
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["method=prompt", "method.tokens=1000"],
+            "128 and the 1000 learnt tokens (method.tokens) are over the model's",
+        ),
+        (["data.max_length=999"], "999 is over the model's context of 256. Lower it."),
+        (["model.attention=flex_attention", "compute.device=cpu"], "flex_attention computes no gradients on a CPU"),
+        ([], ""),
+    ],
+)
+def test_what_the_model_or_the_device_has_against_arguments_is_said_before_the_run(
+    workspace: Path, words: list[str], said: str
+) -> None:
+    given = args("model=tiny", "data=sums.jsonl", "data.max_length=128", *words)
+    found = [problem.text for problem in preflight.problems(given, workspace)]
+    assert [said in text for text in found] == ([True] if said else [])
+
+
 def test_only_a_run_of_this_workspace_is_resumed(tmp_path: Path) -> None:
     parent = rundir.make(tmp_path, "parent", text.dump(args()))
     (parent.checkpoints_path / "step-2").mkdir(parents=True)
