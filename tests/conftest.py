@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
+from itertools import chain
 from pathlib import Path
 
 # No test reaches a hub. Set before any library is imported, because some read it only then.
@@ -15,9 +17,23 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import pytest
 from hypothesis import settings
 
+SLOWEST = 12  # files whose time is told
+
 # How long an example takes depends on what else the machine does.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How long the longest files took, which may have run at once."""
+    took = Counter[str]()
+    for report in chain.from_iterable(terminalreporter.stats.values()):
+        if isinstance(report, pytest.TestReport):
+            took[report.nodeid.partition("::")[0]] += report.duration
+    if len(took) > 1:
+        terminalreporter.section("longest files")
+        for file, seconds in took.most_common(SLOWEST):
+            terminalreporter.line(f"{seconds:7.0f} s  {file}")
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -96,13 +95,6 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, lines in rows.items():
         (folder / "datasets" / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     return folder
-
-
-@pytest.fixture(scope="module", autouse=True)
-def clock() -> Iterator[None]:
-    started = time.monotonic()
-    yield
-    print(f"\nThe table of tasks and methods took {time.monotonic() - started:.0f} s.")
 
 
 @pytest.fixture(autouse=True)
