@@ -187,7 +187,7 @@ def progress(watch: Watch) -> str:
     """The bar and what it says; it keeps its height when nothing is known."""
     share, words, left = (1.0 if watch.state == "done" else 0.0), "", ""
     if watch.state == "queued":
-        words = "Waiting for the device; it starts by itself."
+        words = awaited(watch.run)
     elif found := watch.progress:
         share = min(1.0, found.step / found.steps) if found.steps else 0.0
         counted = f"{found.step:,} of {found.steps:,}"
@@ -201,6 +201,15 @@ def progress(watch: Watch) -> str:
         f'<i class="tb-{watch.state}" style="width:{share:.1%}"></i></div>'
         f'<div class="tb-progress-words"><span>{escape(words)}</span><span>{left}</span></div>'
     )
+
+
+def awaited(run: Run) -> str:
+    """What a queued run waits for, and whether somebody must do something about it."""
+    working = [one for one in runs.listed(run.workspace) if one.state == "running"]
+    if any(one.kind == "serve" for one in working):
+        return "The chat holds the device. Press Unload under Chat; then this starts by itself."
+    who = f"{working[-1].title} to end" if working else "the device"
+    return f"Waiting for {who}; it starts by itself."
 
 
 def facts(watch: Watch) -> str:

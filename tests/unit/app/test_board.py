@@ -21,7 +21,7 @@ from app.running import ledger, live, runs
 from app.running.watch import Watch
 from app.tabs.runs import RunsTab
 from engine.contract import events, text
-from engine.contract.args import TrainArgs
+from engine.contract.args import ServeArgs, TrainArgs
 from engine.contract.errors import ArgsError, BoardError
 from engine.contract.rundir import Run, make, take_lock, write_json
 
@@ -310,6 +310,21 @@ def test_the_page_is_put_together(workspace):
     page = board.page(workspace)
     ids = {component.elem_id for component in page.blocks.values() if getattr(component, "elem_id", None)}
     assert {"train-start", "train-optim-learning_rate", "runs-list", "tb-pill"} <= ids
+
+
+def test_a_queued_run_says_what_it_waits_for(tmp_path):
+    run = a_run(tmp_path, "queued", name="mine")
+    assert live.awaited(run) == "Waiting for the device; it starts by itself."
+    held = [take_lock(a_run(tmp_path, "running", name="the other one"))]
+    try:
+        assert live.awaited(run) == "Waiting for the other one to end; it starts by itself."
+        chat = make(tmp_path, "chat", text.dump(ServeArgs(models=["tiny"])))
+        write_json(chat.status_path, {"state": "running"})
+        held.append(take_lock(chat))
+        assert "Unload under Chat" in live.awaited(run)
+    finally:
+        for one in held:
+            os.close(one)
 
 
 def test_what_is_preferred_on_held_out_rows_stands_beside_the_loss(tmp_path):
