@@ -88,7 +88,8 @@ def said(found: Plan) -> Iterator[str]:
     if found.work is None:
         return
     work = found.work
-    yield f"{work.steps:,} steps, {work.tokens:,.0f} tokens, {work.operations:.3g} floating-point operations."
+    written = f" (up to {work.written:,.0f} of them written by the model)" if work.written else ""
+    yield f"{work.steps:,} steps, {work.tokens:,.0f} tokens{written}, {work.operations:.3g} floating-point operations."
     if work.seconds is None or work.basis is None:
         yield "How long it takes is known once it is measured: `measure` with the same arguments."
     else:

@@ -87,10 +87,22 @@ def _sentence(found: Forecast) -> str:
     about = "" if rows.exact else "about "
     many = f"{rows.used if rows.exact else round(rows.used * rows.scale):,} rows"
     packing = f", packed into {about}{sequences(rows):,} sequences" if args.packs else ""
+    unit = "answers" if args.task.together > 1 else "rows"
     return (
         f'<p class="tb-lead">{told} on <b>{about}{many}</b>{packing}, <b>{about}{count(rows.tokens * rows.scale)} '
-        f"tokens</b> an epoch, in <b>{about}{found.steps:,} steps</b> of {args.steps.global_batch} rows"
-        f"{_made(args)}.</p>"
+        f"tokens</b> an epoch, in <b>{about}{found.steps:,} steps</b> of {args.steps.global_batch} {unit}"
+        f"{_made(args)}.{_writes(known)}</p>"
+    )
+
+
+def _writes(plan: Plan | None) -> str:
+    """What the model writes itself, and all that goes through it then."""
+    if plan is None or plan.work is None or not plan.work.written:
+        return ""
+    work = plan.work
+    return (
+        f" The model writes up to <b>{count(work.written)} tokens</b>; with the questions "
+        f"{count(work.tokens)} go through it."
     )
 
 

@@ -69,7 +69,7 @@ def memory(subject: Subject, args: TrainArgs, *, longest: int, device: str = "cp
         + held(trained * BYTES[args.model.dtype] if BYTES[args.model.dtype] < 4 else 0, all_divided),
         "gradients": held(min(gradients, 4 * trained), divided, away),
         "optimiser": held(state, divided, away),
-        "other models": reference(trained, args, whole) + beside,
+        "other models": reference(trained, args, whole) + beside + heads(subject, args),
         "activations": shared.activations,
         "logits": shared.logits,
         "answers": shared.answers,
@@ -106,6 +106,19 @@ def housed(subject: Subject, args: TrainArgs) -> int:
     ):
         return 0
     return shape.vocabulary * shape.hidden * BYTES[args.model.dtype]
+
+
+def wide_head(subject: Subject) -> int:
+    """Parameters of a head that says a number for each token there is (engine/feedback/heads.py, `deep`)."""
+    width, words = subject.shape.hidden, subject.shape.vocabulary
+    return width * (width + 1) + words * (width + 1)
+
+
+def heads(subject: Subject, args: TrainArgs) -> int:
+    """Bytes of the heads beside the model: weights, gradients and moments in fp32, and the weights of slow copies."""
+    wide, width = args.task.wide_heads, subject.shape.hidden
+    state = 4 + 4 + optimisers.state(args.optim.optimiser)
+    return math.ceil(wide * (state + 4) * wide_head(subject) + state * width * (width + 1)) if wide else 0
 
 
 def per_weight(args: TrainArgs) -> float | None:

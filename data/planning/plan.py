@@ -11,10 +11,10 @@ from typing import Literal
 
 from data.checking.inspection import Inspection
 from data.planning import batch, past
-from data.planning.compute import Work, work
+from data.planning.compute import Work, Written, work
 from data.planning.memory import Memory, memory
 from data.planning.past import Measured
-from data.planning.rate import rate
+from data.planning.rate import rate, reading
 from data.planning.shape import Subject, named
 from data.planning.widths import PROGRAM
 from engine.contract import auto, machine
@@ -97,14 +97,32 @@ def _work(args: TrainArgs, subject: Subject, workspace: Path, rows: Inspection, 
     sequences = round(rows.sequences * rows.scale)
     facts = auto.Facts(machine.machine(), subject.parameters, sequences)
     steps = auto.total_steps(args, facts)
-    an_epoch = auto.total_steps(once(args), facts)
-    tokens = rows.tokens * rows.scale * steps / max(1, an_epoch)
+    epochs = steps / max(1, auto.total_steps(once(args), facts))
+    length = rows.tokens / max(1, rows.sequences)
     return work(
-        subject, args, steps=steps, tokens=tokens, length=rows.tokens / max(1, rows.sequences),
+        subject, args, steps=steps, tokens=rows.tokens * rows.scale * epochs, length=length,
+        trained=rows.trained * rows.scale * epochs,
+        answers=_written(args, workspace, steps, sequences * epochs, length) if args.task.generates else None,
         measured=known.speed if known else 0.0,
         earlier=past.earlier(args, workspace, past.alike).speed,
-        rate=rate(args),
+        rate=rate(args), reading=reading(args),
     )  # fmt: skip
+
+
+def _written(args: TrainArgs, workspace: Path, steps: int, asked: float, prompt: float) -> Written:
+    """The answers of a run that asks `asked` questions of `prompt` tokens; where answers are compared with one another
+    a step writes as many as it has rows, whatever the number of questions."""
+    task, batches = args.task, auto.accumulation_of(args)
+    a_step = args.steps.batch_size * batches * args.launch.replicas
+    grouped = task.together > 1
+    judge = named(task.rewards.model, workspace) if task.rewards.model else None
+    return Written(
+        many=steps * a_step / task.again if grouped else asked,
+        prompt=prompt,
+        longest=max(0.0, min(task.max_new_tokens, args.data.max_length - prompt)),
+        at_once=a_step if grouped else args.steps.batch_size * args.launch.replicas,
+        judge=2 * (judge.working - judge.shape.vocabulary * judge.shape.hidden) if judge else 0,
+    )
 
 
 def once(args: TrainArgs) -> TrainArgs:

@@ -217,6 +217,11 @@ class Grpo(Group):
         le=10,
     )
 
+    @property
+    def looks(self) -> int:
+        # With one step for each answer the model that learns is the one that wrote it.
+        return bool(self.beta) + (self.iterations > 1)
+
 
 class Rloo(Group):
     """Write several answers to each question and judge each by the mean of the others (Ahmadian et al., 2024)."""
@@ -250,3 +255,7 @@ class Rloo(Group):
         gt=0,
         le=1_000_000,
     )
+
+    @property
+    def looks(self) -> int:
+        return bool(self.beta) + 1

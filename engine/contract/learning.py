@@ -20,6 +20,7 @@ class Learning(Section):
     gentle: whether a tenth of the usual learning rate is enough, since it knows only differences, easily widened.
     step_rows: rows per optimiser step when nobody says: enough to smooth the gradient, few enough to learn from little.
     aim: the metric that says how well it went: `loss`, or one that is the better the higher.
+    wide_heads: networks on the model that say a number for each token there is, and learn; each has a slow copy.
     head: what stands on the model: `lm` (the next token), `score` (one number for a text), or `value` (both).
     lasting: the fields that a run that goes on from another must leave as they were.
     decides: the fields on which it depends which rows are trained on, and what tokens they become.
@@ -33,6 +34,7 @@ class Learning(Section):
     gentle: ClassVar[bool] = False
     step_rows: ClassVar[int] = 4
     aim: ClassVar[str] = "loss"
+    wide_heads: ClassVar[int] = 0
     head: ClassVar[str] = "lm"
     lasting: ClassVar[tuple[str, ...]] = ()
     decides: ClassVar[tuple[str, ...]] = ()
@@ -46,6 +48,17 @@ class Learning(Section):
     def again(self) -> int:
         """Steps that are made from the same answers."""
         return 1
+
+    @property
+    def looks(self) -> int:
+        """How often an answer that was written is read before it is learnt from, by the model itself and by what it is
+        held to."""
+        return 0
+
+    @property
+    def lessons(self) -> int:
+        """How often an answer that was written is learnt from."""
+        return self.again
 
     @property
     def packs(self) -> bool:

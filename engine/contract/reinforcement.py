@@ -171,6 +171,14 @@ class Ppo(Learning):
         le=1,
     )
 
+    @property
+    def looks(self) -> int:
+        return 2  # what it and the model at its start find of each token
+
+    @property
+    def lessons(self) -> int:
+        return self.passes
+
     def problems(self) -> Iterator[Problem]:
         yield from self.rewards.problems("task.rewards")
 
@@ -182,6 +190,7 @@ class Ilql(Learning):
     title: ClassVar[str] = "ILQL"
     takes: ClassVar[tuple[str, ...]] = ("scored", "preference")
     head: ClassVar[str] = "value"
+    wide_heads: ClassVar[int] = 2
     step_rows: ClassVar[int] = 16
     kind: Literal["ilql"] = "ilql"
 

@@ -9,7 +9,7 @@ import pytest
 
 from data import models
 from data.planning import activations, optimisers
-from data.planning.compute import per_token, work
+from data.planning.compute import Written, per_answer, per_token, work
 from data.planning.memory import Memory, memory
 from data.planning.past import Measured
 from data.planning.plan import Plan
@@ -222,6 +222,43 @@ class TestWork:
         rate = work(M135, args(), **known, rate=1e9)
         assert rate.basis == "rate" and rate.seconds == pytest.approx(rate.operations / 0.3e9)
         assert work(M135, args(), **known).seconds is None
+
+    @pytest.mark.parametrize(
+        ("task", "looks", "lessons"),
+        [
+            ({"kind": "ppo", "passes": 3}, 2, 3), ({"kind": "grpo"}, 1, 1), ({"kind": "grpo", "beta": 0}, 0, 1),
+            ({"kind": "grpo", "iterations": 2}, 2, 2), ({"kind": "rloo"}, 2, 1), ({"kind": "rloo", "beta": 0}, 1, 1),
+        ],
+    )  # fmt: skip
+    def test_an_answer_is_written_read_and_learnt_from_as_often_as_its_task_does(
+        self, task: dict[str, Any], looks: int, lessons: int
+    ) -> None:
+        """Counted by hand: 2 operations a weight to write or read a token, 6 to learn from it; logits at answers."""
+        said = args(task=task, method="full")
+        head, attention = 128_000 * 4096, 2 * 4096 * 300 * 32
+        layers = B8.working - head
+        forward = 300 * (2 * layers + attention) + 200 * 2 * head
+        learnt = 300 * (4 * layers + 3 * attention + 2 * B8.working) + 200 * 4 * head
+        answers = Written(many=10, prompt=100, longest=200, at_once=4, judge=7.0)
+        found = per_answer(B8, said, answers)
+        assert found == pytest.approx((1 + looks) * forward + lessons * learnt + 7 * 300, rel=1e-9)
+        told = work(B8, said, steps=5, tokens=1, length=100, answers=answers, rate=1e12)
+        assert (told.steps, told.tokens, told.written) == (5, 3000, 2000)
+        assert told.operations == 10 * found and told.seconds == pytest.approx(10 * found / 0.3e12)
+
+    def test_what_is_written_waits_for_the_weights_to_be_read(self):
+        answers = Written(many=8, prompt=10, longest=20, at_once=4)
+        said = args(task="grpo", model={"dtype": "bf16"})
+        known = {"steps": 1, "tokens": 0, "length": 10, "answers": answers, "rate": 1e12}
+        quick, slow = (work(M135, said, **known, reading=reading).seconds for reading in (0, 1e9))
+        assert slow - quick == pytest.approx(2 * 20 * 2 * M135.parameters / 1e9)  # two lots of 20 tokens, in 16 bits
+
+    def test_heads_that_say_what_tokens_are_worth_are_counted_where_tokens_are_trained(self):
+        head = 576 * 577 + 49_152 * 577
+        known = {"steps": 1, "tokens": 1000.0, "length": 100.0}
+        plain, learnt = (work(M135, args(task="ilql"), **known, trained=many).operations for many in (0, 300))
+        assert learnt - plain == pytest.approx(300 * (2 * 8 * head + 6 * 576 * 577))
+        assert needs(task="ilql").parts["other models"] == 2 * 20 * head + 16 * 576 * 577
 
 
 class TestPlan:
