@@ -23,7 +23,7 @@ from data.review import findings
 from data.review.finding import Finding, LookedThrough
 from data.rows import formats
 from data.rows.conversation import Row
-from data.rows.formats import LOOKED_AT, Mapping
+from data.rows.formats import LOOKED_AT, Field, Mapping
 from data.rows.mapping import Role
 from engine.contract.errors import DataError
 
@@ -133,10 +133,13 @@ def window(entry: Entry, start: int = 0, only: tuple[int, ...] = ()) -> Window:
 
     Raises DataError when the dataset cannot be read as described.
     """
-    head(entry)  # says in fewer words what is wrong with a file that follows no format
+    first = head(entry)  # says in fewer words what is wrong with a file that follows no format
     read = entry.model_copy(update={"patch": None})
     patched = stamp(entry.patch) if entry.patch and entry.patch.exists() else None
-    return _patched(read.model_dump_json(), start, only[:NAMED], stamp(entry.path), entry.patch, patched)
+    try:
+        return _patched(read.model_dump_json(), start, only[:NAMED], stamp(entry.path), entry.patch, patched)
+    except DataError as problem:
+        raise unsaid(first) or problem from None
 
 
 @lru_cache(maxsize=WINDOWS)
@@ -241,6 +244,19 @@ class _Everything:
 
     def __iter__(self) -> Iterator[Row]:
         return registry.rows(self.entry.model_copy(update={"fill": {}}), Skipped())
+
+
+def unsaid(found: Head) -> DataError | None:
+    """That a field without which no row can be read has no column yet, which is why none can."""
+    fields = [field for field in formats.known(found.mapping.format).fields if field.required and not field.inside]
+    names = [label(field) for field in fields if not found.mapping.columns.get(field.name)]
+    if not names:
+        return None
+    return DataError(f"No column is chosen for {' and '.join(names)}.", "Choose it under Columns.")
+
+
+def label(field: Field) -> str:
+    return field.name.replace("_", " ").capitalize()
 
 
 def columns(found: Head) -> list[str]:

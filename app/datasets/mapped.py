@@ -168,7 +168,7 @@ def _fields(head: Head) -> list[Any]:
 
 
 def _label(field: Field) -> str:
-    name = field.name.replace("_", " ").capitalize()
+    name = dataset.label(field)
     return f"{name} (needed)" if field.required else name
 
 
@@ -195,5 +195,7 @@ def _becomes(head: Head, place: int, entry: Entry) -> str:
     try:
         row = formats.row(found.record, head.mapping, found.file, found.number, None, folder)
     except BoardError as problem:
-        return sentence_error(problem.text, problem.hint or "Choose another column, or another format.")
+        problem = dataset.unsaid(head) or problem
+        said = problem.text[:1].upper() + problem.text[1:]
+        return sentence_error(said, problem.hint or "Choose another column, or another format.")
     return turns.conversation(row)

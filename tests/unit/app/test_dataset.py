@@ -71,6 +71,14 @@ class TestWindow:
         entry.path.write_text(json.dumps(pairs(1)[0]))
         assert numbers(dataset.window(entry)) == [1]
 
+    def test_a_format_whose_columns_are_not_chosen_yet_says_that_and_nothing_of_the_rows(self, house):
+        entry = listed(house, "odd.jsonl", [{"frage": "q", "antwort": "a"}])
+        entry = entry.model_copy(update={"format": "question_answer", "columns": {"question": "frage"}})
+        with pytest.raises(DataError, match=r"No column is chosen for Answer\."):
+            dataset.window(entry)
+        entry = entry.model_copy(update={"columns": {"question": "frage", "answer": "antwort"}})
+        assert numbers(dataset.window(entry)) == [1]
+
     def test_columns_that_nobody_knows_are_said_in_one_line(self, house):
         entry = listed(house, "odd.csv", "eins,zwei\n1,2\n")
         with pytest.raises(dataset.Unrecognised, match="the columns eins, zwei fit no format") as problem:
