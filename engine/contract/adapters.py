@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from engine.contract import own
 from engine.contract.errors import Problem
-from engine.contract.fields import AUTO, Auto, Section, arg
+from engine.contract.fields import AUTO, MANY, Auto, Section, arg
 from engine.contract.tuners import TUNERS
 
 INT8, BITS4, TORCHAO = ("int8",), ("nf4", "fp4"), ("torchao_int8",)
@@ -71,6 +71,7 @@ class Lora(Adapter):
         usual="auto: twice the rank",
         to="peft.lora_alpha",
         gt=0,
+        le=MANY,
     )
     dropout: float = arg(
         0.0,

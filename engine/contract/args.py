@@ -12,7 +12,7 @@ from engine.contract.adapters import Lora
 from engine.contract.dataset import Data
 from engine.contract.download import DownloadArgs
 from engine.contract.errors import Problem
-from engine.contract.fields import AUTO, arg
+from engine.contract.fields import AUTO, MANY, arg
 from engine.contract.imitation import Sft
 from engine.contract.launching import Launch
 from engine.contract.making import Answer, Endpoint, Pairs, What
@@ -118,6 +118,7 @@ class EvaluateArgs(Args):
         unit="rows",
         basic=True,
         ge=1,
+        le=MANY,
     )
     max_tokens: int = arg(
         128,
@@ -301,6 +302,7 @@ class MakeArgs(Args):
         usual="10 at first",
         basic=True,
         ge=1,
+        le=MANY,
         unit="rows",
     )
     to: str = arg(
@@ -323,7 +325,9 @@ class MakeArgs(Args):
         gt=0,
         le=1,
     )
-    seed: int = arg(42, "Fixes what is drawn.", when="To draw other examples.", usual="any whole number", ge=0)
+    seed: int = arg(
+        42, "Fixes what is drawn.", when="To draw other examples.", usual="any whole number", ge=0, le=2**32 - 1
+    )
     resume: str = arg(
         "",
         "The run whose rows are kept and gone on with; the page sets this.",

@@ -8,6 +8,7 @@ REPLACE. workspace: where it is, if not in the board's own folder.
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Callable
 
@@ -121,7 +122,7 @@ spec:
         - name: tuneboard
           image: tuneboard  # REPLACE with the image's name in your registry
           workingDir: /tuneboard
-          command: [bash, -c, {_yaml(program)}]
+          command: [bash, -c, {json.dumps(program, ensure_ascii=False)}]
           ports: [{{containerPort: {launch.port}}}]
           resources: {{limits: {{nvidia.com/gpu: {launch.here}}}}}
           volumeMounts:
@@ -150,8 +151,3 @@ def _command(args: TrainArgs, machines: int, number: str, address: str, workspac
     where = f"launch.machines={machines} launch.number={number} launch.address={address}"
     named = f" --workspace {shlex.quote(workspace)}" if workspace else ""
     return f"{shlex.join(words)} launch.processes={args.launch.here} {where}{named}"
-
-
-def _yaml(program: str) -> str:
-    """As a YAML string in double quotes."""
-    return '"' + program.replace("\\", "\\\\").replace('"', '\\"') + '"'

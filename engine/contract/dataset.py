@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, NamedTuple
 from pydantic import field_validator
 from pydantic_core import PydanticCustomError
 
-from engine.contract.fields import AUTO, Auto, Section, arg
+from engine.contract.fields import AUTO, MANY, Auto, Section, arg
 
 REST = "rest"
 
@@ -162,6 +162,7 @@ class Data(Section):
         when="For a quick look before a long run.",
         usual="empty: all",
         ge=1,
+        le=MANY,
         unit="rows",
     )
     fill: dict[str, str] = arg(
@@ -203,8 +204,8 @@ class Data(Section):
     @field_validator("limits")
     @classmethod
     def _is_count(cls, given: dict[str, int]) -> dict[str, int]:
-        if wrong := [name for name, value in given.items() if value < 1]:
+        if wrong := [name for name, value in given.items() if not 1 <= value <= MANY]:
             raise PydanticCustomError(
-                "sentence", "{sentence}", {"sentence": f"the number for {', '.join(wrong)} must be 1 or more."}
+                "sentence", "{sentence}", {"sentence": f"the number for {', '.join(wrong)} must be from 1 to {MANY:,}."}
             )
         return given

@@ -31,7 +31,7 @@ from pydantic_core import PydanticCustomError
 
 AUTO: Literal["auto"] = "auto"
 Auto = Literal["auto"]
-
+MANY = 1_000_000_000  # more rows or steps than any run has
 
 _KEEPS = {"ge": operator.ge, "gt": operator.gt, "le": operator.le, "lt": operator.lt}
 

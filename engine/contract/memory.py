@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from engine.contract.fields import AUTO, Auto, Section, arg
+from engine.contract.fields import AUTO, MANY, Auto, Section, arg
 from engine.contract.sections import Device
 
 
@@ -73,5 +73,6 @@ class Compute(Section):
         unit="steps",
         to="trainer.torch_empty_cache_steps",
         ge=1,
+        le=MANY,
         label="Empty the cache every",
     )

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from engine.contract import own
 from engine.contract.errors import Problem
-from engine.contract.fields import AUTO, Auto, Section, arg
+from engine.contract.fields import AUTO, MANY, Auto, Section, arg
 from engine.contract.solvers import BY_MEASURE, SCHEDULES, SOLVERS, WITH_LEAST
 
 
@@ -61,6 +61,7 @@ class Optim(Section):
         usual="0 to 0.1",
         to="trainer.warmup_steps",
         ge=0,
+        le=MANY,
     )
     weight_decay: float = arg(
         0.0,
@@ -78,6 +79,7 @@ class Optim(Section):
         usual="0.3 to 1",
         to="trainer.max_grad_norm",
         gt=0,
+        le=MANY,
         label="Gradient clipping",
     )
     optimiser: Literal[

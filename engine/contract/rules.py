@@ -176,9 +176,10 @@ RULES: tuple[Rule, ...] = (
          "AdaLoRA (method.tuner) judges whole matrices by their gradients, and {args.launch.strategy} shares one or "
          "the other out. Set launch.strategy to ddp."),
     Rule("model.attention",
-         lambda args: args.launch.strategy == "fsdp" and args.borders and args.model.attention in FLASH,
-         "Whether a model keeps rows apart that share a sequence (data.packing, task.boundaries) is asked before fsdp "
-         "(launch.strategy) shares it out, in main memory, where {args.model.attention} cannot run. Set it to auto."),
+         lambda args: args.launch.shards and args.borders and args.model.attention in FLASH,
+         "Whether a model keeps rows apart that share a sequence (data.packing, task.boundaries) is asked before "
+         "{args.launch.strategy} (launch.strategy) shares it out, in main memory, where {args.model.attention} cannot "
+         "run. Set it to auto."),
     Rule("launch.context_parallel",
          lambda args: args.launch.context_parallel > 1
          and (args.borders or args.task.kind not in ("sft", "pretrain")),
@@ -294,7 +295,7 @@ RULES: tuple[Rule, ...] = (
     Rule("optim.min_learning_rate", _least_beyond_auto,
          "{args.optim.min_learning_rate:g} may not be below the peak while that is auto (optim.learning_rate). Give "
          "the peak too."),
-    Rule("optim.warmup", lambda args: args.optim.warmup > 1 and args.optim.warmup != int(args.optim.warmup),
+    Rule("optim.warmup", lambda args: args.optim.warmup > 1 and not args.optim.warmup.is_integer(),
          "{args.optim.warmup} is neither a share (below 1) nor a whole number of steps."),
     Rule("optim.warmup", lambda args: bool(args.steps.max_steps and args.optim.never_peaks(args.steps.max_steps)),
          "{args.optim.warmup:g} steps of warm-up leave none at the full learning rate: the run ends after "

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 from engine.contract.errors import Problem
-from engine.contract.fields import AUTO, Auto, Section, arg
+from engine.contract.fields import AUTO, MANY, Auto, Section, arg
 
 Dtype = Literal["auto", "bf16", "fp32", "fp16"]
 Attention = Literal["auto", "eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3"]
@@ -144,6 +144,7 @@ class Steps(Section):
         usual="empty",
         basic=True,
         ge=1,
+        le=MANY,
     )
     batch_size: int = arg(
         4,
@@ -164,7 +165,7 @@ class Steps(Section):
         to="trainer.gradient_accumulation_steps",
         basic=True,
         ge=1,
-        le=65536,
+        le=1_048_576,
     )
     global_batch: int | Auto = arg(
         AUTO,
@@ -200,6 +201,7 @@ class Record(Section):
         unit="steps",
         to="trainer.logging_steps",
         ge=1,
+        le=MANY,
         label="Log every",
     )
     evaluate_every: int | Auto = arg(
@@ -210,6 +212,7 @@ class Record(Section):
         unit="steps",
         to="trainer.eval_steps",
         ge=1,
+        le=MANY,
         label="Evaluate every",
     )
     save_every: int | Auto = arg(
@@ -220,6 +223,7 @@ class Record(Section):
         unit="steps",
         to="trainer.save_steps",
         ge=1,
+        le=MANY,
         label="Save every",
     )
     keep: int = arg(
@@ -269,6 +273,7 @@ class Resume(Section):
         when="Set by Resume.",
         usual="empty",
         label="Parent run",
+        max_length=200,
     )
     checkpoint: str = arg(
         "",

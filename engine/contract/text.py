@@ -256,8 +256,9 @@ def _sentence(path: str, detail: Any, specs: Mapping[str, Spec], content: Mappin
         return f"{shown} is not text: put it into quotes."
     if spec.type == "choice":
         return f"{shown} is not one of {_listed(spec.choices)}.{_nearest(str(value), spec.choices)}"
-    if spec.type == "map" and isinstance(value, str) and detail["loc"][-1] in (at(content, path) or {}):
-        return f"{detail['loc'][-1]}={value}: {shown} is not a number."
+    whole, last = at(content, path), detail["loc"][-1]
+    if isinstance(whole, Mapping) and isinstance(value, str) and last in whole:
+        return f"{last}={value}: {shown} is not a number."
     return f"{shown} is not {_kind(spec)}."
 
 

@@ -118,3 +118,7 @@ def test_only_what_the_worker_must_find_out_stays_auto_when_all_is_known() -> No
         "model.template", "model.attention", "compute.device", "compute.padding_free", "compute.loss", "data.workers",
         "vision.max_pixels", "vision.min_pixels",
     }  # fmt: skip
+
+
+def test_the_largest_global_batch_is_added_up_from_single_rows() -> None:
+    assert settled("steps.batch_size=1", "steps.global_batch=1048576").steps.accumulation == 1_048_576

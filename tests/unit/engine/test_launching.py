@@ -138,6 +138,13 @@ def test_jobs_for_clusters_are_well_formed() -> None:
     assert service["spec"]["selector"] == {"job-name": "tuneboard"}
 
 
+def test_a_job_keeps_what_is_written_on_several_lines() -> None:
+    args = text.parse({}, [*LARGE, 'description="what it is\\nto find out: \\"ü\\""'], kind="train")
+    _, job = yaml.safe_load_all(CLUSTERS["kubernetes"](args, ""))
+    words = shlex.split(job["spec"]["template"]["spec"]["containers"][0]["command"][2])
+    assert f"description={text.flow(args.description)}" in words and "\n" in args.description
+
+
 @pytest.mark.parametrize("kind", sorted(CLUSTERS))
 def test_each_text_begins_with_what_to_do_and_marks_what_only_a_person_knows(kind) -> None:
     said = CLUSTERS[kind](text.parse({}, ["launch.processes=2"], kind="train"), "/a place")
