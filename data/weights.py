@@ -96,6 +96,14 @@ def find(ref: str, workspace: Path) -> Weights:
             f"{found.ref} stands on the model in {found.base}, which is gone.",
             "Put that folder back: an adapter fits the weights that it was trained on, and no others.",
         )
+    if found.adapter:
+        try:
+            models.find(found.base, workspace, found.revision)
+        except ModelError as problem:
+            raise ModelError(
+                f"{found.ref} stands on a model that cannot be had. {problem.text}",
+                "Put it back under its name: an adapter fits the weights that it was trained on, and no others.",
+            ) from None
     return found
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from app.planning.outlook import size
+from app.results import refs
 from app.running.ledger import when
 from app.theme import pill, sentence_done, sentence_warning
 from data import models, weights
@@ -140,7 +141,7 @@ def receipt(found: Export, workspace: Path) -> str:
     return (
         f'<h2 class="tb-title tb-big">{escape(found.name)}</h2>'
         f'<p class="tb-muted"><code>{escape(str(found.path))}</code></p>'
-        f"{_proof(said)}{_facts(found)}"
+        f"{_proof(said)}{_facts(found, workspace)}"
         f'<h3 class="tb-title">Use it elsewhere</h3>{commands(found, workspace)}'
         f"<details><summary>Files</summary>{_files(said)}</details>"
     )
@@ -161,10 +162,11 @@ def _proof(said: dict[str, Any]) -> str:
     )
 
 
-def _facts(found: Export) -> str:
+def _facts(found: Export, workspace: Path) -> str:
     said = found.receipt
+    origin = refs.short(str(said.get("tuned") or ""), workspace)
     pairs = {
-        "Made from": said.get("tuned"), "Base": said.get("base"), "Form": said.get("form"),
+        "Made from": origin, "Base": said.get("base"), "Form": said.get("form"),
         "Precision": said.get("dtype"), "Parameters": f"{said['parameters']:,}" if said.get("parameters") else "",
         "Size": size(found.octets),
     }  # fmt: skip
@@ -192,8 +194,9 @@ def commands(found: Export, workspace: Path) -> str:
         shown = {
             "Python": "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
             f'base = AutoModelForCausalLM.from_pretrained("{base}")\nmodel = PeftModel.from_pretrained(base, "{path}")',
-            "vLLM": f"vllm serve {base} --enable-lora --lora-modules {found.name}={path}",
         }
+        if _kind(found.path) == "LORA":  # vLLM knows no other adapters
+            shown["vLLM"] = f"vllm serve {base} --enable-lora --lora-modules {found.name}={path}"
     else:
         shown = {
             "Python": f'from transformers import pipeline\n\nchat = pipeline("text-generation", model="{path}")\n'
@@ -202,6 +205,12 @@ def commands(found: Export, workspace: Path) -> str:
             "Ollama": f"ollama create {found.name.lower()} -f {path}/Modelfile\nollama run {found.name.lower()}",
         }
     return "".join(f'<h4>{name}</h4><pre class="tb-command">{escape(text)}</pre>' for name, text in shown.items())
+
+
+def _kind(folder: Path) -> str:
+    """PEFT's word for the adapter in `folder`."""
+    config = folder / "adapter_config.json"
+    return str(json.loads(config.read_text(encoding="utf-8")).get("peft_type")) if config.is_file() else ""
 
 
 def _scoring(path: str, base: str) -> str:

@@ -3,8 +3,8 @@
 (() => {
   function list(element, props, watch, trigger) {
     const host = element.querySelector(".tb-list");
-    const find = Object.assign(document.createElement("input"), { type: "search", placeholder: "Find a run", className: "tb-find", hidden: true });
-    find.setAttribute("aria-label", "Find a run");
+    const find = Object.assign(document.createElement("input"), { type: "search", placeholder: "Find", className: "tb-find", hidden: true });
+    find.setAttribute("aria-label", "Find in the list");
     const box = Object.assign(document.createElement("div"), { className: "tb-items" });
     const none = Object.assign(document.createElement("div"), { className: "tb-none" });
     host.replaceChildren(find, box, none);

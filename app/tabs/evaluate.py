@@ -221,10 +221,13 @@ class Evaluate:
         nothing = not values[0]  # not chosen yet is no mistake
         words = '<p class="tb-muted">Choose a model to judge.</p>' if nothing else ""
         if problems and not nothing:
-            words = sentence_error(self.form.label(problems[0], values), " ".join(problem.text for problem in problems))
+            words = sentence_error(self.form.label(problems[0], values), self._said(problems))
         hints = {"data": "the rows that the run held out"}
         news = self.form.news(values, [] if nothing else problems, args, hints=hints)
         return [news, gr.Button(interactive=not problems), words]
+
+    def _said(self, problems: Sequence[Problem]) -> str:
+        return refs.spoken(" ".join(problem.text for problem in problems), self.workspace)
 
     def _start(self, *values: Any) -> list[Any]:
         try:

@@ -116,6 +116,7 @@ class Export:
         typing = {**QUIET, "trigger_mode": "always_last"}
         gr.on([field.change for field in form.inputs], self._changed, form.inputs, judged, **typing)
         self.cards.select(self._picked, None, kind, **QUIET)
+        tuned.change(self._possible, [tuned, kind], kind, **QUIET)
         arrived = [*board.visit, self.opened, self.working, *form.inputs]
         board.opens(self._arrived, arrived, [tuned, self.opened, self.working, self.list, *judged])
         board.asks(self._asked, (), [tuned])
@@ -166,6 +167,15 @@ class Export:
     def _asked(self, ref: str) -> Any:
         return gr.Dropdown(refs.offered(self.workspace), value=ref)
 
+    def _possible(self, tuned: str, form: str) -> Any:
+        """The other form where there is only that one."""
+        try:
+            sizes = shelf.sizes(tuned, "auto", self.workspace)
+        except BoardError:
+            return gr.skip()  # what is wrong with it is said below the form
+        only = [name for name in shelf.ABOUT if getattr(sizes, name) is not None]
+        return only[0] if tuned and len(only) == 1 and only[0] != form else gr.skip()
+
     def _picked(self, picked: gr.EventData) -> str:
         return str(picked.id)
 
@@ -189,7 +199,8 @@ class Export:
         nothing = not values[0]  # not chosen yet is no mistake
         words = '<p class="tb-muted">Choose a model to export.</p>' if nothing else ""
         if problems and not nothing:
-            words = sentence_error(self.form.label(problems[0], values), problems[0].text)
+            said = refs.spoken(problems[0].text, self.workspace)
+            words = sentence_error(self.form.label(problems[0], values), said)
         hints = {"to": "the run's name"}
         chosen = args.form if args else "merged"
         return [
