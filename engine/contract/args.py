@@ -334,6 +334,7 @@ class MakeArgs(Args):
         when="After a stop or a failure.",
         usual="empty",
         label="Go on from",
+        max_length=200,
     )
 
     @property

@@ -33,6 +33,7 @@ AUTO: Literal["auto"] = "auto"
 Auto = Literal["auto"]
 MANY = 1_000_000_000  # more rows or steps than any run has
 
+LONGEST = 255  # bytes of a file's name, on any file system
 _KEEPS = {"ge": operator.ge, "gt": operator.gt, "le": operator.le, "lt": operator.lt}
 
 
@@ -71,11 +72,14 @@ class Section(BaseModel):
     @classmethod
     def _keep_limits(cls, value: Any, info: ValidationInfo) -> Any:
         # Here and not by pydantic's own constraints, which a union such as `float | Auto` cannot carry.
+        said = cls.model_fields[info.field_name or ""].json_schema_extra
+        extra: dict[str, Any] = said if isinstance(said, dict) else {}
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            extra = cls.model_fields[info.field_name or ""].json_schema_extra
-            limits: Any = extra.get("limits", {}) if isinstance(extra, dict) else {}
-            if not all(_KEEPS[name](value, limit) for name, limit in limits.items()):
+            if not all(_KEEPS[name](value, limit) for name, limit in extra.get("limits", {}).items()):
                 raise PydanticCustomError("out_of_range", "out of range")
+        names = value if isinstance(value, list) else [value]
+        if extra.get("choices") and any(len(part.encode()) > LONGEST for one in names for part in one.split("/")):
+            raise PydanticCustomError("sentence", "{sentence}", {"sentence": "it is too long for a name or a path."})
         return value
 
 

@@ -203,6 +203,8 @@ def test_a_value_in_a_file_is_read_as_it_is_meant(file: str, path: str, value: A
         ("data: {weights: true}", "data.weights: 'true' is not a list of name=value pairs."),
         ("data: {max_rows: 99999999999999999999}", "data.max_rows: 99999999999999999999 is out of range"),
         ("data: {limits: {sql: 99999999999999999999}}", "data.limits: The number for sql must be from 1 to 1,000,000,"),
+        (f"model: {'x' * 256}", "model.path: It is too long for a name or a path."),
+        (f"data: [sql, /a/{'ü' * 128}/b]", "data.train: It is too long for a name or a path."),
         (f"resume: {{run: {'x' * 300}}}", "resume.run: It is too long"),
         ("optim: 3", "optim: 3 is not a group of arguments such as optim.learning_rate."),
         ("optim: {3: 4}", "optim.3: There is no such argument."),
@@ -342,3 +344,9 @@ def test_the_order_of_overrides_does_not_matter_to_a_section_and_its_short_form(
     assert one == two and (one.data.max_length, one.model.dtype, one.method.rank) == (99, "fp32", 4)
     assert parsed("method.rank=4", "method=full").method.kind == "full"
     assert "optim" in str(refused("optim.warmup=0.1", "optim=5"))
+
+
+def test_a_kind_that_a_rule_refuses_is_the_only_problem_whatever_its_fields_say():
+    content = {"task": {"kind": "reward"}, "method": {"kind": "prompt", "tokens": 20, "text": "Score this."}}
+    _, problems = text.checked(TrainArgs, content)
+    assert [problem.path for problem in problems] == ["method.kind"]
