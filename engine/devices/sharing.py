@@ -44,6 +44,23 @@ def join(args: TrainArgs, device: torch.device) -> None:
         state.distributed_type = DistributedType.MULTI_GPU
 
 
+def share_out(trainer: Any, dtype: torch.dtype) -> None:
+    """With ZeRO-3, have each process keep its share of the weights, one tensor after the other, in `dtype`, in which
+    they are computed with: DeepSpeed holds those that are trained in fp32 besides.
+
+    Left to itself DeepSpeed puts the whole model on every device before it shares it out, unless it comes shared out;
+    and what `from_pretrained` shares out by itself cannot be asked anything before the training.
+    """
+    config = getattr(trainer.args, "hf_deepspeed_config", None)
+    if config is None or config.config["zero_optimization"]["stage"] != 3:
+        return
+    import deepspeed
+
+    for parameter in trainer.model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    deepspeed.zero.Init(module=trainer.model, config_dict_or_path=config.config)
+
+
 def gathered(trainer: Any) -> dict[str, Any]:
     """`{"state_dict": ...}` with all weights in main memory, when no process holds them all; asked by every process."""
     parts = trainer.accelerator.deepspeed_config if trainer.is_deepspeed_enabled else {}

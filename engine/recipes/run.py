@@ -130,6 +130,7 @@ def run(
         lasting=lasting,
     )  # fmt: skip
 
+    sharing.share_out(trainer, dtype)
     report.phase("training")
     started = time.monotonic()
     with stop.deferred():

@@ -30,5 +30,5 @@ class Setting:
 
     @property
     def home(self) -> torch.device:
-        """Where the model is loaded: with fsdp it may not fit into one device, and is shared out from main memory."""
-        return torch.device("cpu") if self.args.launch.strategy == "fsdp" else self.device
+        """Where the model is loaded: what is shared out may not fit into one device, and waits in main memory."""
+        return torch.device("cpu") if self.args.launch.shards else self.device

@@ -43,6 +43,14 @@ def plain(html: str) -> str:
 
 
 class TestWords:
+    def test_what_the_model_writes_is_said_beside_what_it_reads(self, look):
+        task = {"kind": "grpo", "group": 4, "max_new_tokens": 50, "rewards": {"functions": {"length": 1}}}
+        found = look(task=task, steps={"batch_size": 4, "accumulation": 2, "max_steps": 10})
+        assert found.plan.work.written == 10 * 8 * 50
+        said = plain(outlook.outlook(found))
+        assert "of 8 answers (4 at once × 2 batches). The model writes up to 4.0 k tokens;" in said
+        assert "The model writes" not in plain(outlook.outlook(look()))
+
     def test_plain_text_has_no_template_and_no_answers(self, look, workspace):
         texts = "".join(json.dumps({"text": f"The cat number {number} sat on a mat."}) + "\n" for number in range(8))
         (workspace / "datasets" / "texts.jsonl").write_text(texts, encoding="utf-8")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from engine.contract import kernels, machine
+from engine.devices import sharing
 from engine.training import apart, pieces
 
 
@@ -142,7 +145,7 @@ def test_what_the_driver_holds_is_added_to_what_was_measured_of_tensors() -> Non
     assert Plan(given, given, 1, 8, Memory({"weights": 7}), 100, 100, driver=11).needed == 7
 
 
-def test_with_fsdp_the_model_waits_in_main_memory_to_be_shared_out() -> None:
+def test_what_is_shared_out_waits_in_main_memory() -> None:
     from engine.contract import text
     from engine.recipes.setting import Setting
 
@@ -152,7 +155,32 @@ def test_with_fsdp_the_model_waits_in_main_memory_to_be_shared_out() -> None:
         rest = [nothing] * 5
         return str(Setting(args, *rest, torch.device("cuda"), torch.bfloat16, nothing).home)
 
-    assert (home("launch.strategy=fsdp"), home()) == ("cpu", "cuda")
+    assert [home(f"launch.strategy={one}") for one in ("fsdp", "zero3", "zero2", "ddp")] == ["cpu"] * 2 + ["cuda"] * 2
+
+
+def test_with_zero_3_each_process_takes_its_share_before_deepspeed_can_put_all_on_one_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All weights are in the precision of the arithmetic by then, as DeepSpeed wants them; `zero.Init` is its own."""
+    seen = []
+
+    class Init:
+        def __init__(self, module: torch.nn.Module, config_dict_or_path: dict[str, Any]) -> None:
+            seen.append(({one.dtype for one in module.parameters()}, config_dict_or_path))
+
+    monkeypatch.setitem(sys.modules, "deepspeed", SimpleNamespace(zero=SimpleNamespace(Init=Init)))
+    model = tiny("Llama").to(torch.bfloat16)
+    model.lm_head.to(torch.float32)  # as what is trained is held
+
+    def share(stage: int | None) -> None:
+        held = None if stage is None else SimpleNamespace(config={"zero_optimization": {"stage": stage}})
+        sharing.share_out(SimpleNamespace(args=SimpleNamespace(hf_deepspeed_config=held), model=model), torch.bfloat16)
+
+    share(None)
+    share(2)
+    assert not seen and model.lm_head.weight.dtype is torch.float32
+    share(3)
+    assert seen == [({torch.bfloat16}, {"zero_optimization": {"stage": 3}})]
 
 
 def test_flash_attention_is_not_asked_of_a_model_in_main_memory_whose_rows_come_padded() -> None:
