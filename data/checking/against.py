@@ -57,26 +57,34 @@ def problems(card: Card, method: Any) -> Iterator[Problem]:
     if counted and method.layers > layers:
         yield Problem("method.layers", f"{method.layers} is more than the {layers} layers of this model.")
     if isinstance(method, Freeze):
-        if method.which == "spectrum" and not forecast.kinds(shapes):
-            yield Problem("method.which", NO_MATRIX)
-        for pattern in method.modules:
-            if not any(fnmatchcase(name, one) for name in shapes for one in (pattern, f"{pattern}.*")):
-                some = ", ".join(list(shapes)[:: max(1, len(shapes) // 4)][:4])
-                said = f"No weight is called {pattern!r}. They are called {some}; * stands for anything."
-                yield Problem("method.modules", said)
+        yield from _chosen(shapes, method)
     if models.sees(card.folder) and (method.virtual or isinstance(method, Expand)):
         does = "learn a prompt" if method.virtual else "get new layers"
         yield Problem("method.kind", f"Only models that read text alone can {does}. Choose lora.")
     yield from _targets(card, method)
     if isinstance(method, Lora):
-        if any(last > layers for _, last in method.ranges):
-            yield Problem("method.replicate", f"This model has {layers} layers, so no range goes beyond it.")
-        names = {part for name in shapes for part in name.split(".")[:-1] if not part.isdigit()}
-        if unknown := [name for name in method.extra_modules if name.rpartition(".")[2] not in {*names, "lm_head"}]:
-            said = f"The model has no module called {', '.join(unknown)}. It has {', '.join(sorted(names))}."
-            yield Problem("method.extra_modules", said)
+        yield from _of_lora(shapes, layers, method)
     if isinstance(method, Tuner) and method.tuner in SIZES:
         yield from _size(card, method)
+
+
+def _chosen(shapes: Mapping[str, Any], method: Freeze) -> Iterator[Problem]:
+    if method.which == "spectrum" and not forecast.kinds(shapes):
+        yield Problem("method.which", NO_MATRIX)
+    for pattern in method.modules:
+        if not any(fnmatchcase(name, one) for name in shapes for one in (pattern, f"{pattern}.*")):
+            some = ", ".join(list(shapes)[:: max(1, len(shapes) // 4)][:4])
+            said = f"No weight is called {pattern!r}. They are called {some}; * stands for anything."
+            yield Problem("method.modules", said)
+
+
+def _of_lora(shapes: Mapping[str, Any], layers: int, method: Lora) -> Iterator[Problem]:
+    if any(last > layers for _, last in method.ranges):
+        yield Problem("method.replicate", f"This model has {layers} layers, so no range goes beyond it.")
+    names = {part for name in shapes for part in name.split(".")[:-1] if not part.isdigit()}
+    if unknown := [name for name in method.extra_modules if name.rpartition(".")[2] not in {*names, "lm_head"}]:
+        said = f"The model has no module called {', '.join(unknown)}. It has {', '.join(sorted(names))}."
+        yield Problem("method.extra_modules", said)
 
 
 def length(context: int, args: TrainArgs) -> Iterator[Problem]:

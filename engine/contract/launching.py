@@ -153,6 +153,19 @@ class Launch(Section):
 
     def problems(self) -> Iterator[Problem]:
         """Rules between these fields alone."""
+        yield from self._places()
+        yield from self._splits()
+        if self.everywhere == 1 and self.strategy != "ddp":
+            yield Problem(
+                "launch.strategy", f"{self.strategy} needs two processes or more (launch.processes). Set it to ddp."
+            )
+        if self.offload and self.strategy == "ddp":
+            yield Problem(
+                "launch.offload", "ddp (launch.strategy) shares nothing out that could be kept elsewhere. Turn it off."
+            )
+
+    def _places(self) -> Iterator[Problem]:
+        """Devices and machines."""
         if wrong := [name for name in self.devices if not name.isdecimal()]:
             yield Problem("launch.devices", f"{', '.join(wrong)} is no number of a device. They count from 0.")
         elif len({int(name) for name in self.devices}) < len(self.devices):
@@ -165,6 +178,9 @@ class Launch(Section):
         if self.number >= self.machines:
             said = f"There is no machine {self.number} among {self.machines} (launch.machines)."
             yield Problem("launch.number", f"{said} They count from 0.")
+
+    def _splits(self) -> Iterator[Problem]:
+        """Processes that work on the same rows."""
         if self.tensor_parallel > 1:
             said = "transformers cannot save a model split this way so that its training goes on."
             yield Problem("launch.tensor_parallel", f"{said} Set it to 1, and launch.strategy to fsdp.")
@@ -174,24 +190,15 @@ class Launch(Section):
         elif self.everywhere % self.together:
             said = f"{self.everywhere} processes cannot be made of groups of {self.together}"
             yield Problem("launch.processes", f"{said} (tensor x context x sequence parallel). Make it a multiple.")
-        if self.everywhere == 1 and self.strategy != "ddp":
-            yield Problem(
-                "launch.strategy", f"{self.strategy} needs two processes or more (launch.processes). Set it to ddp."
-            )
-        deepspeed = self.strategy in ("zero2", "zero3")
         if self.context_parallel > 1 and self.strategy != "fsdp":
             yield Problem(
                 "launch.context_parallel",
                 f"It goes with fsdp (launch.strategy), not with {self.strategy}. Set it to 1.",
             )
-        if self.sequence_parallel > 1 and not deepspeed:
+        if self.sequence_parallel > 1 and self.strategy not in ("zero2", "zero3"):
             yield Problem(
                 "launch.sequence_parallel",
                 f"It goes with zero2 and zero3 (launch.strategy), not with {self.strategy}. Set it to 1.",
-            )
-        if self.offload and self.strategy == "ddp":
-            yield Problem(
-                "launch.offload", "ddp (launch.strategy) shares nothing out that could be kept elsewhere. Turn it off."
             )
 
 

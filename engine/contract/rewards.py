@@ -210,6 +210,20 @@ class Rewards(Section):
 
     def problems(self, path: str) -> Iterator[Problem]:
         """Rules between the section's own fields; `path` is where it stands."""
+        yield from self._function_problems(path)
+        for name in ("within", "pattern", "form"):
+            yield from self._pattern_problems(path, name)
+        if self.label and not self.model:
+            yield Problem(f"{path}.label", f"A label is of a classifier. Set {path}.model, or leave it empty.")
+        if self.json_schema:
+            try:
+                wrong = _unknown_in(json.loads(self.json_schema))
+            except (ValueError, RecursionError) as problem:
+                wrong = f"This is not JSON: {problem}."
+            if wrong:
+                yield Problem(f"{path}.json_schema", wrong)
+
+    def _function_problems(self, path: str) -> Iterator[Problem]:
         for name, weight in self.functions.items():
             if name not in FUNCTIONS:
                 near = get_close_matches(name, FUNCTIONS, n=1, cutoff=0.5)
@@ -226,17 +240,6 @@ class Rewards(Section):
             yield Problem(f"{path}.pattern", f"regex ({path}.functions) needs a pattern to look for.")
         if "format" in self.functions and not self.form:
             yield Problem(f"{path}.form", f"format ({path}.functions) needs a pattern that the whole answer fits.")
-        for name in ("within", "pattern", "form"):
-            yield from self._pattern_problems(path, name)
-        if self.label and not self.model:
-            yield Problem(f"{path}.label", f"A label is of a classifier. Set {path}.model, or leave it empty.")
-        if self.json_schema:
-            try:
-                wrong = _unknown_in(json.loads(self.json_schema))
-            except (ValueError, RecursionError) as problem:
-                wrong = f"This is not JSON: {problem}."
-            if wrong:
-                yield Problem(f"{path}.json_schema", wrong)
 
     def _pattern_problems(self, path: str, name: str) -> Iterator[Problem]:
         said = getattr(self, name)
