@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather
+from accelerate.utils import gather, send_to_device
 from datasets import concatenate_datasets
 from peft.tuners.tuners_utils import BaseTunerLayer
 from trl.trainer.utils import RepeatSampler
@@ -208,8 +208,8 @@ class Grouped(Recording):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if (file := Path(resume_from_checkpoint) / WRITTEN.format(rank=ranks.rank())).is_file():
-            held = torch.load(file, map_location=self.args.device, weights_only=True)
-            self._step, self._buffered_inputs = held["step"], held["written"]
+            held = torch.load(file, map_location="cpu", weights_only=True)  # which knows no place cpu:0, as ranks have
+            self._step, self._buffered_inputs = held["step"], send_to_device(held["written"], self.args.device)
 
 
 def _placed(model: Any) -> Any:
