@@ -214,12 +214,12 @@ RULES: tuple[Rule, ...] = (
          "Weight decay would pull at the part of the adapter that must stand still (method.init, method.on_top). Set "
          "it to 0."),
     Rule("data.packing", lambda args: args.data.packing and args.method.virtual,
-         "Packed rows would share one learnt prompt ({args.method.kind}, method.kind). Turn packing off."),
+         "Packed rows would share one learnt prompt ({args.method.title}, method.kind). Turn packing off."),
     Rule("task.boundaries", lambda args: args.task.borders and args.method.virtual,
-         "Documents that share a sequence would share one learnt prompt ({args.method.kind}, method.kind). Set it to "
+         "Documents that share a sequence would share one learnt prompt ({args.method.title}, method.kind). Set it to "
          "alone or joined."),
     Rule("method.kind", lambda args: args.method.virtual and args.task.head == "score",
-         "A learnt prompt ({args.method.kind}) does not reach the score of {args.task.title}. Choose lora."),
+         "A learnt prompt ({args.method.title}) does not reach the score of {args.task.title}. Choose lora."),
     Rule("compute.checkpointing", lambda args: args.method.kind == "prefix" and args.compute.checkpointing is True,
          "Prefix tuning (method.kind) keeps keys that checkpointing would compute twice. Turn checkpointing off."),
     Rule("compute.compile", lambda args: args.compute.compile and args.launch.shards,
@@ -241,7 +241,8 @@ RULES: tuple[Rule, ...] = (
     Rule("compute.padding_free", lambda args: args.compute.padding_free is True and args.compute.loss == "liger",
          "liger (compute.loss) takes rows padded. Set compute.padding_free to auto, or compute.loss."),
     Rule("compute.padding_free", lambda args: args.compute.padding_free is True and args.method.virtual,
-         "A learnt prompt ({args.method.kind}, method.kind) stands before each row. Set compute.padding_free to auto."),
+         "A learnt prompt ({args.method.title}, method.kind) stands before each row. Set compute.padding_free to "
+         "auto."),
     Rule("compute.padding_free", lambda args: args.compute.padding_free is True and args.model.attention == "eager",
          "eager attention (model.attention) would compute a mask of all tokens by all. Set one of both to auto."),
     Rule("compute.padding_free", lambda args: args.compute.padding_free is True and args.launch.context_parallel > 1,
@@ -302,7 +303,7 @@ RULES: tuple[Rule, ...] = (
          "{args.steps.max_steps} (steps.max_steps). Lower it, make it a share such as 0.05, or raise steps.max_steps."),
     # Rows
     Rule("data.packing", lambda args: args.data.packing and args.task.kind not in ("sft", "pretrain"),
-         "Packing is for sft (task.kind), not for {args.task.kind}. Turn it off."),
+         "Packing is for SFT (task.kind), not for {args.task.title}. Turn it off."),
     Rule("data.packing", lambda args: args.data.packing and args.task.kind == "pretrain",
          "Pretraining fills its sequences by itself (task.boundaries). Turn packing off."),
     Rule("method.kind", lambda args: getattr(args.task, "start", "") == "scratch" and args.method.kind != "full",

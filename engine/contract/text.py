@@ -168,9 +168,12 @@ def checked(root: type[Args], content: Mapping[str, Any]) -> tuple[Any, list[Pro
     except ValidationError as error:
         problems = _problems(root, error, content)
     named = {problem.path for problem in problems}
-    rest: Any = content
+    specs, rest = _specs(root, content), content
     for path in named:
-        rest = _without(rest, path.split("."))
+        union, _, name = path.rpartition(".")
+        # A kind that there is, and that does not go with the rest, takes its fields along: they are no other kind's.
+        known = name == "kind" and _chosen(content, union) in specs[path].choices
+        rest = _without(rest, (union if known else path).split("."))
     try:
         root.model_validate(rest)
     except ValidationError as error:

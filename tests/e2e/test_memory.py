@@ -263,7 +263,7 @@ CHUNKED, FREE = "compute.loss=chunked", "compute.padding_free=true"
     ([CHUNKED, "task=dpo"], {}, "DPO .task.kind. asks for the logits of each token. Set compute.loss to auto"),
     ([CHUNKED, "launch.strategy=fsdp"], {}, "The output layer is shared out .launch."),
     ([FREE, "task=dpo"], {}, "The rows of DPO .task.kind. come padded"),
-    ([FREE, "method=prompt"], {}, "A learnt prompt .prompt, method.kind. stands before each row"),
+    ([FREE, "method=prompt"], {}, "A learnt prompt .Prompt tuning, method.kind. stands before each row"),
     ([FREE, "model.attention=eager"], {}, "eager attention .model.attention. would compute a mask"),
 ])  # fmt: skip
 def test_what_the_loaded_model_could_not_do_is_refused_by_check(
