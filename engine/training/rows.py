@@ -79,13 +79,23 @@ def rows_of(args: TrainArgs, folder: Path, run: Run, report: Report, sight: Sigh
     if ranks.leads_here():
         work.write_down(train)
     if not train.report.examples:
-        raise DataError(
-            "No row has a token to train on.", "Raise data.max_length, or look at the rows: are there answers?"
-        )
+        raise _nothing(args, train.report)
     held = work.prepared("held out") if run.heldout_path.stat().st_size else None
     sets_kept = [work.packed(kept) for kept in (train, held) if kept is not None and len(kept)]
     datasets = [concatenate_datasets([Dataset.from_file(str(path)) for path in kept.paths]) for kept in sets_kept]
     return Rows(datasets[0], datasets[1] if datasets[1:] else None, train.report.rows_used, tuple(sets_kept))
+
+
+def _nothing(args: TrainArgs, report: Outcome) -> DataError:
+    """Why nothing is left to train on, as far as the rows tell."""
+    if args.task.generates and report.lost.get("row"):
+        said = f"No question leaves room for an answer of {args.task.max_new_tokens} tokens (task.max_new_tokens)."
+        return DataError(said, f"Lower it, or raise data.max_length ({args.data.max_length}).")
+    if report.alike and report.alike == report.dropped:
+        return DataError("In every row the two answers are the same, which teaches nothing.", "Mend the rows.")
+    return DataError(
+        "No row has a token to train on.", "Raise data.max_length, or look at the rows: are there answers?"
+    )
 
 
 class Preparation:

@@ -133,6 +133,20 @@ def test_rows_that_are_all_too_long_are_refused_before_training(pairs: Path, kin
         train(pairs, f"task={kind}", "data=long.jsonl", "data.max_length=64", "data.cut=answer")
 
 
+def test_pairs_of_equal_answers_are_refused_as_such(pairs: Path) -> None:
+    file = pairs / "datasets" / "same.jsonl"
+    file.write_text(json.dumps({"prompt": "Why?", "chosen": "So.", "rejected": "So."}), encoding="utf-8")
+    with pytest.raises(DataError, match="In every row the two answers are the same"):
+        train(pairs, "task=dpo", "data=same.jsonl")
+
+
+def test_questions_that_leave_no_room_for_an_answer_say_what_to_lower(pairs: Path) -> None:
+    rewards = "task.rewards.functions={length: 1}"
+    with pytest.raises(DataError, match="No question leaves room for an answer of 127 tokens") as refused:
+        train(pairs, "task=grpo", "data=sums.jsonl", "task.max_new_tokens=127", "task.group=4", rewards)
+    assert refused.value.hint == "Lower it, or raise data.max_length (128)."
+
+
 def test_a_loss_without_label_smoothing_refuses_it(workspace: Path) -> None:
     for kind, loss in (("dpo", "hinge"), ("cpo", "ipo")):
         with pytest.raises(ArgsError, match=f"loss {loss}.* has no label smoothing"):
