@@ -130,7 +130,7 @@ class Evaluate:
 
         seen = [self.opened, self.watch, self.order, self.metric, self.page]
         shown = [self.watch, self.blank, self.verdict, self.head, self.stop, self.table, self.rows,
-                 self.side_by_side, self.pager, self.place, self.page]  # fmt: skip
+                 self.side_by_side, self.pager, self.place, self.metric, self.page]  # fmt: skip
         clock = board.timer(WATCH_SECONDS)
         clock.tick(self._tick, seen, [*shown, clock], **QUIET)
         board.opens(self._look, seen, shown)
@@ -257,6 +257,7 @@ class Evaluate:
                 "",
                 gr.skip(),
                 "",
+                gr.skip(),
                 0,
             ]
             return [None, gr.HTML(empty(*nothing), visible=True), *hidden]
@@ -282,6 +283,7 @@ class Evaluate:
             "side": {"value": html},
             "pager": {"visible": pages > 1},
             "place": {"value": place},
+            "metric": {"visible": "loss" in comparison.measured("loss", found)},  # pairs are measured in one way
         }
         return [watch, *(_new(watch, name, part) for name, part in parts.items()), page]
 
