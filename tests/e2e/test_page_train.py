@@ -11,8 +11,13 @@ from pathlib import Path
 
 from playwright.sync_api import Page, expect
 
+from app.form import component_id
 from engine.contract import text
+from engine.contract.args import TrainArgs
+from engine.contract.fields import kind, sections, walk
+from engine.contract.methods import Method
 from engine.contract.rundir import Run, runs
+from engine.contract.tasks import Task
 from tests.e2e.browser import PATIENCE
 
 expect.set_options(timeout=PATIENCE)
@@ -341,3 +346,40 @@ def test_a_sample_is_shown_at_once_and_all_rows_are_counted_behind_it(start_boar
     expect(plan).to_contain_text("All 5,001 rows looked at: 1 warning.")
     page.reload()
     ready(page)
+
+
+def test_what_does_not_go_together_is_said_in_labels_that_lead_to_their_fields(start_board, open_page, fresh_workspace):
+    page = open_page(start_board(fresh_workspace).url)
+    ready(page)
+    plan = page.locator("#train-outlook")
+    page.locator("#train-more-compute > button").click()
+    page.locator("#train-compute-loss input").click()
+    page.get_by_role("option", name="chunked").click()
+    page.locator("#train-more-compute > button").click()
+    page.locator("#train-task-kind").get_by_text("DPO", exact=True).click()
+    expect(plan).to_contain_text("Set Loss under Memory and device to auto.")
+    expect(plan).not_to_contain_text(re.compile(r"\b(compute|task)\.[a-z]"))
+    field = page.locator("#train-compute-loss")
+    expect(field).not_to_be_visible()
+    plan.get_by_role("button", name="Loss", exact=True).last.click()
+    expect(field.locator("input")).to_be_focused()
+    expect(field).to_have_attribute("data-problem", re.compile("Set “Loss” under Memory and device to auto."))
+
+
+def test_each_task_and_method_shows_its_own_basic_fields_and_no_label_breaks(start_board, open_page, fresh_workspace):
+    page = open_page(start_board(fresh_workspace).url)
+    ready(page)
+    broken = "all => all.filter(one => one.offsetParent && one.offsetHeight > 28).map(one => one.innerText)"
+    labels = page.locator(".tb-row :is([data-testid=block-info], [data-testid=checkbox-label])")
+    for union, section in (("task", Task), ("method", Method)):
+        for variant in sections(section):
+            page.locator(f"#train-{union}-kind").get_by_text(variant.title, exact=True).click()
+            basic = {component_id("train", spec) for spec in walk(TrainArgs)
+                     if spec.union == union and spec.basic and not spec.path.endswith(".kind")}  # fmt: skip
+            mine = {component_id("train", spec) for spec in walk(TrainArgs)
+                    if spec.variant == kind(variant) and spec.union == union and spec.basic}  # fmt: skip
+            for name in sorted(basic):
+                expect(page.locator(f"[id='{name}']")).to_be_visible(visible=name in mine)
+            for more in page.locator(f"#train-more-{union}-{kind(variant)} > button").all():
+                more.click()
+            assert labels.evaluate_all(broken) == [], variant.title
