@@ -17,7 +17,7 @@ from data.checking import preflight
 from data.encoding.render import ChatTemplate
 from engine.contract import kernels
 from engine.contract.args import TrainArgs
-from engine.contract.auto import Facts, resolved, total_steps
+from engine.contract.auto import Facts, resolved
 from engine.contract.errors import ArgsError, ModelError
 from engine.contract.fields import kind, sections
 from engine.contract.machine import machine
@@ -53,84 +53,20 @@ def run(
     if refused := preflight.problems(args, run.workspace, rows=False):
         raise ArgsError(refused)
     device = device_of(args.compute.device)
-    dtype = dtype_of(args.model.dtype, device)
     sharing.join(args, device)
     checkpoint = _checkpoint_to_resume(args, run)
-    consent = args.model.trust_remote_code
-    with ranks.one_first():
-        folder = folder_of(args.model.path, run.workspace, args.model.revision, code=consent, say=report.note)
-        if begin := getattr(recipe, "begin", None):
-            folder = begin(args, folder, run, report)
-        folder = beginning.changed(args, folder, run, report)
-    tokenizer = tokenizer_of(folder, args.model.template, trust_remote_code=args.model.trust_remote_code)
-
-    sight = Sight.of(folder, args.vision, run.workspace / "cache" / "pictures")
-    checks.sight(args, folder)
-
-    report.phase("preparing")
-    with ranks.one_first():
-        rows = rows_of(args, folder, run, report, sight)
-    checks.judged(rows)
-    rows = choose(rows, args) if choose else rows
-    facts = Facts(machine(), models.card(folder).parameters, len(rows.train))
-    args = resolved(args, facts)
-    checks.measured(args, rows)
+    setting, sight = _prepared(recipe, args, run, report, stop, device, choose)
     if checkpoint:
-        checks.steps_left(checkpoint, total_steps(args, facts))
+        checks.steps_left(checkpoint, setting.steps)
 
     report.phase("loading")
-    setting = Setting(args, run, report, stop, folder, tokenizer, device, dtype, rows)
     args = batching.settled(setting)
     setting = replace(setting, args=args)
     model = recipe.load(setting)
     own_dtype = model.config.dtype
-    checks.length(args, model)
-    if args.borders:
-        checks.packing(args, model)
-    set_seed(args.steps.seed)  # the adapter's first weights depend on the seed alone
-    collate = recipe.Collate(tokenizer.pad_token_id)
-    model = methods.prepared(model, args, _start(setting, collate, total_steps(args, facts)))
-    moved, total = methods.trained(model)  # of all weights, wherever they lie from here on
-    leaner = lean.made(model, args, rows=args.task.lean and not sight, say=report.note)
-    if leaner.apart:
-        collate = apart.Collate(tokenizer.pad_token_id, unmasked=apart.unmasked(model))
-    if device.type == "cpu":
-        lean.keep_freed_memory()
-    report.note(
-        f"Training {moved:,} of {total:,} parameters in {_name(dtype)} on {device.type}.",
-        trained=moved,
-        parameters=total,
-    )
-    report.note(kernels.attention(args.model.attention, Here(device.type), apart=setting.home != device)[1])
-    if ranks.leads():
-        ending.write_env(run, args, folder, model, device)
+    trainer = _trainer(recipe, setting, sight, model, checkpoint)
+    sharing.share_out(trainer, setting.dtype)
 
-    with methods.kept_wide(model):
-        trainer = recipe.Task(
-            model=model,
-            args=_config(recipe, args, run, rows, dtype, device),
-            train_dataset=rows.train,
-            eval_dataset=rows.validation,
-            data_collator=Show(sight, collate, recipe.SIDES)
-            if sight and "films" in rows.train.column_names
-            else collate,
-            processing_class=tokenizer,
-            **recipe.beside(setting, model),
-            **({"chunked": True} if leaner.chunked else {}),
-        )
-    lasting = methods.callbacks(model, checkpoint)
-    for callback in lasting:
-        trainer.add_callback(callback)
-    _quieten(trainer)
-    beside = sight.files if sight and not args.method.adapter else []
-    trainer.record(
-        run, report, stop, arguments=args,
-        keep=args.record.keep, patience=args.record.patience, keep_best=args.record.keep_best,
-        parent=checkpoint.parent if checkpoint else None, samples=_asked(args, folder), beside=beside,
-        lasting=lasting,
-    )  # fmt: skip
-
-    sharing.share_out(trainer, dtype)
     report.phase("training")
     started = time.monotonic()
     with stop.deferred():
@@ -147,11 +83,87 @@ def run(
         report.phase("saving")
         trainer.best.restore()
         kept = own_dtype if args.model.dtype != "fp32" else torch.float32
-        ending.save(trainer, tokenizer, args, run, kept, beside)
+        ending.save(trainer, setting.tokenizer, args, run, kept, trainer.beside)
     ending.report(trainer, report, time.monotonic() - started)
 
 
-def _start(setting: Setting, collate: Any, steps: int) -> Start:
+def _prepared(
+    recipe: Any, args: TrainArgs, run: Run, report: Report, stop: Stop, device: torch.device,
+    choose: Callable[[Rows, TrainArgs], Rows] | None,
+) -> tuple[Setting, Sight | None]:  # fmt: skip
+    """The rows as tokens, every `auto` decided by them, and what reads pictures, for a model that sees."""
+    dtype = dtype_of(args.model.dtype, device)
+    with ranks.one_first():
+        consent = args.model.trust_remote_code
+        folder = folder_of(args.model.path, run.workspace, args.model.revision, code=consent, say=report.note)
+        if begin := getattr(recipe, "begin", None):
+            folder = begin(args, folder, run, report)
+        folder = beginning.changed(args, folder, run, report)
+    tokenizer = tokenizer_of(folder, args.model.template, trust_remote_code=consent)
+
+    sight = Sight.of(folder, args.vision, run.workspace / "cache" / "pictures")
+    checks.sight(args, folder)
+
+    report.phase("preparing")
+    with ranks.one_first():
+        rows = rows_of(args, folder, run, report, sight)
+    checks.judged(rows)
+    rows = choose(rows, args) if choose else rows
+    args = resolved(args, Facts(machine(), models.card(folder).parameters, len(rows.train)))
+    checks.measured(args, rows)
+    return Setting(args, run, report, stop, folder, tokenizer, device, dtype, rows), sight
+
+
+def _trainer(recipe: Any, setting: Setting, sight: Sight | None, model: Any, checkpoint: Path | None) -> Any:
+    """The recipe's trainer of `model`, with the weights that the method trains, which records into the run's folder."""
+    args, run, report, rows, device = setting.args, setting.run, setting.report, setting.rows, setting.device
+    checks.length(args, model)
+    if args.borders:
+        checks.packing(args, model)
+    set_seed(args.steps.seed)  # the adapter's first weights depend on the seed alone
+    collate = recipe.Collate(setting.tokenizer.pad_token_id)
+    model = methods.prepared(model, args, _start(setting, collate))
+    moved, total = methods.trained(model)  # of all weights, wherever they lie from here on
+    leaner = lean.made(model, args, rows=args.task.lean and not sight, say=report.note)
+    if leaner.apart:
+        collate = apart.Collate(setting.tokenizer.pad_token_id, unmasked=apart.unmasked(model))
+    if device.type == "cpu":
+        lean.keep_freed_memory()
+    report.note(
+        f"Training {moved:,} of {total:,} parameters in {_name(setting.dtype)} on {device.type}.",
+        trained=moved,
+        parameters=total,
+    )
+    report.note(kernels.attention(args.model.attention, Here(device.type), apart=setting.home != device)[1])
+    if ranks.leads():
+        ending.write_env(run, args, setting.folder, model, device)
+
+    films = sight and "films" in rows.train.column_names
+    with methods.kept_wide(model):
+        trainer = recipe.Task(
+            model=model,
+            args=_config(recipe, args, run, rows, setting.dtype, device),
+            train_dataset=rows.train,
+            eval_dataset=rows.validation,
+            data_collator=Show(sight, collate, recipe.SIDES) if films else collate,
+            processing_class=setting.tokenizer,
+            **recipe.beside(setting, model),
+            **({"chunked": True} if leaner.chunked else {}),
+        )
+    lasting = methods.callbacks(model, checkpoint)
+    for callback in lasting:
+        trainer.add_callback(callback)
+    _quieten(trainer)
+    trainer.record(
+        run, report, setting.stop, arguments=args,
+        keep=args.record.keep, patience=args.record.patience, keep_best=args.record.keep_best,
+        parent=checkpoint.parent if checkpoint else None, samples=_asked(args, setting.folder),
+        beside=sight.files if sight and not args.method.adapter else [], lasting=lasting,
+    )  # fmt: skip
+    return trainer
+
+
+def _start(setting: Setting, collate: Any) -> Start:
     """What the method may ask beside the model."""
     args, rows = setting.args, setting.rows
     many = args.steps.batch_size
@@ -162,7 +174,7 @@ def _start(setting: Setting, collate: Any, steps: int) -> Start:
 
     wanted = getattr(args.method, "start_from", "")
     folder = weights.adapter(wanted, args.model.path, setting.run.workspace) if wanted else None
-    return Start(folder, batches, steps, setting.report.note)
+    return Start(folder, batches, setting.steps, setting.report.note)
 
 
 def _checkpoint_to_resume(args: TrainArgs, run: Run) -> Path | None:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 from engine.contract.args import TrainArgs
+from engine.contract.auto import Facts, total_steps
+from engine.contract.machine import machine
 from engine.contract.rundir import Run
 from engine.report import Report, Stop
 from engine.training.rows import Rows
@@ -27,6 +29,11 @@ class Setting:
     device: torch.device
     dtype: torch.dtype
     rows: Rows
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        return total_steps(self.args, Facts(machine(), rows=len(self.rows.train)))
 
     @property
     def home(self) -> torch.device:
