@@ -1,7 +1,7 @@
 """Look at rows: how long they are, and how the model reads them, as a part of the Train tab.
 
-What is shown is `app.rows` and `app.histogram`: here it is laid out and connected. Which rows are shown stands in the
-components alone.
+What is shown is `app.planning.rows` and `app.planning.histogram`: here it is laid out and connected. Which rows are
+shown stands in the components alone.
 """
 
 from __future__ import annotations

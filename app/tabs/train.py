@@ -1,7 +1,7 @@
 """Train: choose, see what will happen, start, and watch it in the same place.
 
-The form is `app.form`, the facts are `app.forecast`, the words `app.outlook`, the live run `app.live`: here they are
-laid out and connected. Nothing is kept between two events but what the page shows.
+The form is `app.form`, the facts are `app.planning.forecast`, the words `app.planning.outlook`, the live run
+`app.running.live`: here they are laid out and connected. Nothing is kept between two events but what the page shows.
 """
 
 from __future__ import annotations
