@@ -367,10 +367,10 @@ class Train:
         try:
             args = text.load(path, kind="train")
         except BoardError as problem:
-            why = problem.text.replace(str(path), path.name)  # where gradio put the upload says nothing to anybody
+            why = problem.text.replace(str(path), path.name)  # in the file's own words, but for where gradio put it
             return [
                 *(gr.skip() for _ in self.form.inputs),
-                sentence_error("This file was not loaded.", self.form.plain(why)),
+                sentence_error("This file was not loaded.", why),
             ]
         return [*self.form.shown(args), ""]
 
