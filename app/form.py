@@ -30,9 +30,9 @@ import gradio as gr
 
 from app import naming
 from app.board import QUIET
-from app.theme import Help
+from app.theme import Help, sentence_error
 from engine.contract import text
-from engine.contract.errors import ArgsError, Problem
+from engine.contract.errors import ArgsError, BoardError, Problem
 from engine.contract.fields import AUTO, Section, Spec, kind, sections, walk
 from engine.contract.root import Args
 
@@ -305,6 +305,10 @@ class Form:
     def plain(self, sentence: str, values: Sequence[Any] | None = None) -> str:
         """A sentence of the contract, with fields by their labels."""
         return naming.plain(self.root, sentence, self._kinds(values) if values else {})
+
+    def refusal(self, problem: BoardError, values: Sequence[Any] | None = None) -> str:
+        """What went wrong, as HTML, with fields by their labels."""
+        return sentence_error(self.plain(problem.text, values), self.plain(problem.hint, values))
 
     def linked(self, sentence: str, values: Sequence[Any]) -> str:
         """The same as escaped HTML, in which each field leads to its place."""

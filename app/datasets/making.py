@@ -101,7 +101,7 @@ class Making:
 
     def _changed(self, *values: Any) -> list[Any]:
         args, problems = self._checked(values)
-        said = " ".join(problem.text for problem in problems)
+        said = self.form.plain(" ".join(problem.text for problem in problems))
         if not self._touched(values):  # who has done nothing has done nothing wrong
             words = f'<div class="tb-line tb-muted">{escape(said)}</div>' if said else ""
             return [self.form.news(values, [], args), gr.Button(interactive=not problems), words]
@@ -120,7 +120,7 @@ class Making:
                 raise ArgsError(problems)
             run = runs.start(self.workspace, args, f"make-{args.to}", allowed=self.allowed)
         except BoardError as problem:
-            return [gr.skip(), sentence_error(problem.text, problem.hint)]
+            return [gr.skip(), self.form.refusal(problem, values)]
         return [run.id, ""]
 
     def _resume(self, opened: str) -> list[Any]:
@@ -133,7 +133,7 @@ class Making:
         try:
             return [runs.start(self.workspace, args, f"make-{args.to}", allowed=self.allowed).id, ""]
         except BoardError as problem:
-            return [gr.skip(), sentence_error(problem.text, problem.hint)]
+            return [gr.skip(), self.form.refusal(problem)]
 
     def _tick(self, opened: str, watch: Any) -> list[Any]:
         shown = self.view.refresh(opened, watch)

@@ -161,9 +161,10 @@ def _memory(found: Forecast) -> str:
     keys = "".join(
         f'<span><i class="tb-part-{number}"></i>{escape(label)} {size(part)}</span>' for number, label, part in there
     )
+    basis = "" if plan.basis == "estimate" else '<span class="tb-muted">by arithmetic:</span>'
     return (
         f'<div class="tb-memory{"" if plan.fits else " tb-tight"}"><p>{_needs(plan)}</p>'
-        f'<div class="tb-parts">{bars}</div><div class="tb-keys">{keys}</div></div>'
+        f'<div class="tb-parts">{bars}</div><div class="tb-keys">{basis}{keys}</div></div>'
     )
 
 
@@ -180,7 +181,7 @@ def _needs(plan: Plan) -> str:
         }[plan.subject.known],
     }[plan.basis]  # fmt: skip
     about = "about " if plan.basis == "estimate" else ""
-    each = " on each device" if plan.args.launch.here > 1 else ""
+    each = " in each process" if plan.args.launch.here > 1 else ""
     host = f", and {size(plan.memory.host)} of main memory" if plan.memory.host else ""
     return (
         f"Memory: {about}<b>{size(plan.needed)}</b>{each} of {size(plan.free)} free{host} "

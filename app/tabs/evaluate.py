@@ -227,7 +227,7 @@ class Evaluate:
         return [news, gr.Button(interactive=not problems), words]
 
     def _said(self, problems: Sequence[Problem]) -> str:
-        return refs.spoken(" ".join(problem.text for problem in problems), self.workspace)
+        return refs.spoken(self.form.plain(" ".join(problem.text for problem in problems)), self.workspace)
 
     def _start(self, *values: Any) -> list[Any]:
         try:
@@ -236,7 +236,7 @@ class Evaluate:
                 raise ArgsError(problems)
             run = runs.start(self.workspace, args, "evaluate", allowed=self.allowed)
         except BoardError as problem:
-            return [gr.skip(), sentence_error(problem.text, problem.hint)]
+            return [gr.skip(), self.form.refusal(problem, values)]
         return [run.id, ""]
 
     def _stop(self, opened: str) -> None:

@@ -199,7 +199,7 @@ class Export:
         nothing = not values[0]  # not chosen yet is no mistake
         words = '<p class="tb-muted">Choose a model to export.</p>' if nothing else ""
         if problems and not nothing:
-            said = refs.spoken(problems[0].text, self.workspace)
+            said = refs.spoken(self.form.plain(problems[0].text), self.workspace)
             words = sentence_error(self.form.label(problems[0], values), said)
         hints = {"to": "the run's name"}
         chosen = args.form if args else "merged"
@@ -217,7 +217,7 @@ class Export:
                 raise ArgsError(problems)
             run = runs.start(self.workspace, args, "export", allowed=self.allowed)
         except BoardError as problem:
-            return [gr.skip(), sentence_error(problem.text, problem.hint)]
+            return [gr.skip(), self.form.refusal(problem, values)]
         return [run.id, ""]
 
     def _stop(self, working: str) -> None:

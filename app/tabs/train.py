@@ -310,7 +310,7 @@ class Train:
             rows = found.rows.sequences if found.rows and found.rows.exact else 0
             run = runs.start_training(self.workspace, args, rows=rows, allowed=self.allowed)
         except BoardError as problem:
-            return [*(gr.skip() for _ in range(4)), self._refused(problem, held)]
+            return [*(gr.skip() for _ in range(4)), self.form.refusal(problem, self.form.values(held))]
         return [run.id, run.id, gr.Column(visible=False), gr.Column(visible=True), ""]
 
     def _usable(self, held: str) -> TrainArgs:
@@ -320,11 +320,6 @@ class Train:
             lines = (f"{self.form.label(problem, values)}: {problem.text}" for problem in problems)
             raise BoardError("The arguments are not usable yet.", "\n".join(lines))
         return args  # type: ignore[no-any-return]
-
-    def _refused(self, problem: BoardError, held: str | None = None) -> str:
-        """What went wrong, with fields by their labels."""
-        values = None if held is None else self.form.values(held)
-        return sentence_error(self.form.plain(problem.text, values), self.form.plain(problem.hint, values))
 
     def _swapped(self, watched: str) -> list[Any]:
         there = runs.opened(self.workspace, watched) is not None
@@ -346,7 +341,7 @@ class Train:
         try:
             args = self._usable(held)
         except BoardError as problem:
-            return [gr.Column(visible=False), "", gr.skip(), "", self._refused(problem, held)]
+            return [gr.Column(visible=False), "", gr.skip(), "", self.form.refusal(problem, self.form.values(held))]
         if place == HERE and args.launch.machines > 1:
             place = "machines"
         usual = self.workspace.resolve() == Path("workspace").resolve()
@@ -358,7 +353,7 @@ class Train:
         try:
             args = self._usable(held)
         except BoardError as problem:
-            return [gr.skip(), self._refused(problem, held)]
+            return [gr.skip(), self.form.refusal(problem, self.form.values(held))]
         name = f"{re.sub(r'[^A-Za-z0-9]+', '-', args.name).strip('-') or 'args'}.yaml"
         return [json.dumps({"name": name, "text": text.dump(args)}), ""]
 
@@ -389,5 +384,5 @@ class Train:
         try:
             args = text.load(run.args_path, ["resume={}"], kind="train")  # a copy begins at the beginning
         except BoardError as problem:
-            return [*(gr.skip() for _ in self.form.inputs), self._refused(problem), ""]
+            return [*(gr.skip() for _ in self.form.inputs), self.form.refusal(problem), ""]
         return [*self.form.shown(args), "", ""]

@@ -12,10 +12,11 @@ from data.planning import activations, optimisers
 from data.planning.compute import Written, per_answer, per_token, work
 from data.planning.memory import Memory, memory
 from data.planning.past import Measured
-from data.planning.plan import Plan
+from data.planning.plan import Plan, planned
 from data.planning.shape import Shape, Subject, begun
 from engine.contract import text
 from engine.contract.args import TrainArgs
+from engine.contract.machine import Memory as Room
 from engine.contract.methods import Full
 from engine.plan import made
 
@@ -177,6 +178,17 @@ class TestMemory:
     )  # fmt: skip
     def test_optimisers_by_name(self, name: str, octets: float) -> None:
         assert optimisers.state(name) == octets
+
+
+def test_processes_on_a_processor_share_its_memory(tmp_path: Path) -> None:
+    now = Room(total=20 * 10**9, free=16 * 10**9)
+    here = {"compute": {"checkpointing": False, "device": "cpu"}, "launch": {"processes": 4}}
+    found = planned(args(**here), M135, tmp_path, now=now)
+    assert (found.free, found.total) == (4 * 10**9, 5 * 10**9)
+    each = planned(
+        args(compute={"checkpointing": False, "device": "cuda"}, launch={"processes": 4}), M135, tmp_path, now=now
+    )
+    assert each.free == now.free
 
 
 class TestShapes:
