@@ -140,6 +140,13 @@ class Browser:
         """The table, or the row that is open."""
         return self._drawn(draft, seen, query)
 
+    def marked(self, draft: str, seen: Seen, *query: Any) -> list[Any]:
+        """The same, with what was found in the rows meanwhile. The text of the open row stays as it is: somebody may be
+        editing it."""
+        left = self.talk, self.said, self.editor
+        drawn = zip(self.shown, self._drawn(draft, seen, query), strict=True)
+        return [gr.skip() if place in left else what for place, what in drawn]
+
     def _drawn(self, draft: str, seen: Seen, query: Sequence[Any]) -> list[Any]:
         try:
             looked = look(draft, seen, *query)

@@ -121,7 +121,7 @@ class Data:
             self.draft, self.draft, **QUIET,
         )  # fmt: skip
         self.draft.change(self._found, looked, found, **QUIET).then(
-            browser.drawn, browser.asked, browser.shown, **browse.IN_ORDER
+            browser.marked, browser.asked, browser.shown, **browse.IN_ORDER
         )
         self.draft.change(self._panel, [self.draft, self.panel], self.panel, **QUIET)
         self.draft.change(self.mapped.drawn, [self.draft, self.mapped.place], self.mapped.shown, **QUIET)
@@ -136,7 +136,7 @@ class Data:
             **browse.IN_ORDER,
         ).then(self._found, looked, found, **QUIET).then(browser.drawn, browser.asked, browser.shown, **browse.IN_ORDER)
         self.clock.tick(self._polled, looked, found, **QUIET)
-        self.through.change(browser.drawn, browser.asked, browser.shown, **browse.IN_ORDER)
+        self.through.change(browser.marked, browser.asked, browser.shown, **browse.IN_ORDER)
         self.undo.click(self._undo, self.draft, [browser.touched, self.said], **QUIET)
         if board.has("train"):
             self.train.click(

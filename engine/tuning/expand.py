@@ -54,7 +54,9 @@ def expanded(model: Any, stack: nn.ModuleList, count: int) -> list[nn.Module]:
 
 
 def _silent(layer: nn.Module) -> nn.Module:
-    made = copy.deepcopy(layer)
+    # One config speaks for all layers: whoever changes the kernel of attention changes it there.
+    configs = [module.config for module in layer.modules() if hasattr(module, "config")]
+    made = copy.deepcopy(layer, {id(config): config for config in configs})
     for name, parameter in made.named_parameters():
         if OUTPUTS.search(name):
             nn.init.zeros_(parameter)
