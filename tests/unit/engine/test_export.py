@@ -99,8 +99,17 @@ def facts(**changed: object) -> card.Facts:
     return card.Facts(**{**given, **changed})
 
 
+def stand_in(folder: Path) -> Path:
+    """Files by their names alone, which make a folder a model."""
+    folder.mkdir(parents=True)
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (folder / name).write_text("{}")
+    return folder
+
+
 @pytest.fixture
 def lineage(tmp_path: Path) -> Lineage:
+    stand_in(tmp_path / "models" / "SmolLM2-135M-Instruct")
     run = run_of(tmp_path, model="SmolLM2-135M-Instruct", data="identity", description="To see.")
     run.model_path.mkdir()
     (run.model_path / "adapter_config.json").write_text("{}")
@@ -117,8 +126,7 @@ def test_the_card_names_base_data_and_method(lineage: Lineage, tmp_path: Path) -
 
 
 def test_folders_of_this_machine_stay_out_of_the_card(tmp_path: Path) -> None:
-    home = tmp_path / "secret" / "model"
-    home.mkdir(parents=True)
+    home = stand_in(tmp_path / "secret" / "model")
     run = run_of(tmp_path, model=str(home), data=[str(home / "rows.jsonl")])
     run.model_path.mkdir()
     (run.model_path / "adapter_config.json").write_text("{}")
