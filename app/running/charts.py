@@ -235,6 +235,9 @@ def chart(elem_id: str, *, dense: bool = False) -> gr.HTML:
     )
 
 
+NONE = "null"  # the value of a `chart` where there is nothing to draw, now or later: it takes no room
+
+
 def picture_json(curve: Curve, run: str, *, steps_total: int | None = None) -> str:
     """The value of a `chart`; see `Curve.picture`."""
     return json.dumps(curve.picture(run, steps_total=steps_total), separators=(",", ":"), allow_nan=False)

@@ -115,6 +115,8 @@ class RunView:
         if watch.sent.get("drawn") == drawn:
             return None
         watch.sent["drawn"] = drawn
+        if not watch.learns:
+            return {"value": charts.NONE}
         return {"value": charts.picture_json(watch.curve, watch.run.id, steps_total=watch.steps_total)}
 
     def _log(self, watch: Watch) -> dict[str, Any] | None:
@@ -217,18 +219,19 @@ def facts(watch: Watch) -> str:
     begun, ended = watch.status.get("started_at"), watch.status.get("ended_at")
     until = ended or (time.time() if watch.moving else runs.last_sign(watch.run))
     elapsed = duration(float(str(until)) - float(str(begun))) if begun else "–"
-    curve = watch.curve
-    aim = watch.aim
-    shown = {
-        "Elapsed": elapsed,
+    shown = {"Elapsed": elapsed} | (_learnt(watch.curve, watch.aim) if watch.learns else {})
+    pairs = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in shown.items())
+    return f'<dl class="tb-facts">{pairs}</dl>'
+
+
+def _learnt(curve: charts.Curve, aim: str) -> dict[str, str]:
+    return {
         aim.capitalize(): _number(curve.latest(f"train/{aim}"), ".4g"),
         f"Held-out {aim}": _number(curve.latest(f"eval/{aim}"), ".4g"),
         **{words: f"{share:.0%}" for words, share in _shares(curve)},
         "Speed": _number(curve.latest("train/tokens_per_second"), ",.0f", " tokens/s"),
         "Memory": _number(curve.latest("memory/peak_gb"), ".1f", " GB"),
     }
-    pairs = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in shown.items())
-    return f'<dl class="tb-facts">{pairs}</dl>'
 
 
 def _shares(curve: charts.Curve) -> list[tuple[str, float]]:

@@ -119,6 +119,11 @@ class Watch:
         return asked if asked == "reward" else self.curve.aim
 
     @property
+    def learns(self) -> bool:
+        """Whether it is a run that draws curves; of one from another version nobody knows."""
+        return self.args is None or isinstance(self.args, TrainArgs)
+
+    @property
     def attempt(self) -> int:
         return int(str(self.status.get("attempt", 1)))
 

@@ -331,6 +331,7 @@
 
     const receive = () => {
       const next = props.value ? JSON.parse(props.value) : null;
+      element.style.display = props.value === "null" ? "none" : "";
       if (next?.run !== picture?.run) { large = ""; pointed = null; small.scrollTop = 0; }
       picture = next;
       render();

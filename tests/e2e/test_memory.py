@@ -261,7 +261,7 @@ CHUNKED, FREE = "compute.loss=chunked", "compute.padding_free=true"
     ([CHUNKED, "method.extra_modules=[lm_head]"], {}, "kept beside another .method.extra_modules: lm_head"),
     ([CHUNKED], {"final_logit_softcapping": 30.0}, "it changes its logits after the output layer .final_logit"),
     ([CHUNKED, "task=dpo"], {}, "DPO .task.kind. asks for the logits of each token. Set compute.loss to auto"),
-    ([CHUNKED, "launch.strategy=fsdp"], {}, "The output layer or its rows are shared out .launch.strategy, launch.context_parallel."),
+    ([CHUNKED, "launch.strategy=fsdp"], {}, "The output layer or its rows are shared out .launch.strategy, launch.con"),
     ([FREE, "task=dpo"], {}, "The rows of DPO .task.kind. come padded"),
     ([FREE, "method=prompt"], {}, "A learnt prompt .Prompt tuning, method.kind. stands before each row"),
     ([FREE, "model.attention=eager"], {}, "eager attention .model.attention. would compute a mask"),

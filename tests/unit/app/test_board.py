@@ -339,6 +339,21 @@ def test_what_is_preferred_on_held_out_rows_stands_beside_the_loss(tmp_path):
     assert "<dt>Preferred</dt><dd>75%</dd>" in live.facts(watch)
 
 
+def test_a_run_that_learns_nothing_shows_no_curves_and_no_dashes_for_them(tmp_path):
+    run = make(tmp_path, "serve", text.dump(ServeArgs(models=["tiny"])))
+    write_json(run.status_path, {"state": "done", "queued_at": 1.0, "started_at": 5.0, "ended_at": 65.0})
+    watch = Watch(run)
+    watch.look()
+    assert live.facts(watch).count("<dt>") == 1 and "Elapsed" in live.facts(watch)
+    trained = Watch(a_run(tmp_path, losses=(1.0,)))
+    trained.look()
+    assert "Speed" in live.facts(trained)
+    with gr.Blocks():
+        view = live.RunView("run", tmp_path)
+    shown = dict(zip((one._id for one in view.outputs), view.refresh(run.id, None), strict=True))
+    assert shown[view.curves._id]["value"] == "null"
+
+
 def test_a_run_that_goes_on_with_less_memory_says_so_on_top_and_by_the_labels_of_the_form(tmp_path):
     run = a_run(tmp_path, "running")
     watch = Watch(run)
