@@ -61,6 +61,21 @@ def same(plain: Run, ours: Run) -> None:
     assert all(torch.equal(found[name], one) for name, one in kept.items())
 
 
+def test_the_table_is_no_parameter_any_more_and_stays_when_the_model_moves(untied: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model, tied = (AutoModelForCausalLM.from_pretrained(untied / "models" / name) for name in ("untied", "tiny"))
+    assert not offload.housed(tied.requires_grad_(False)) and not offload.housed(model)  # shared, or trained
+    table = model.requires_grad_(False).get_input_embeddings()
+    held, weight, ids = sum(one.numel() for one in model.parameters()), table.weight, torch.arange(8)[None]
+    before = model(ids).logits
+    assert offload.housed(model) == weight.nbytes
+    assert torch.equal(model(ids).logits, before)
+    assert sum(one.numel() for one in model.parameters()) == held - weight.numel()
+    assert model.to("meta").get_input_embeddings().weight.device.type == "cpu"
+    assert torch.equal(table(ids)[0], weight[:8])
+
+
 def test_evaluation_samples_the_best_weights_and_a_resumed_run_are_what_they_were(untied: Path) -> None:
     words = ["model=untied", "data=conversation.jsonl", *LORA,
              f"data.validation=[{copied(untied, 'conversation.jsonl')}]", "record.evaluate_every=1",

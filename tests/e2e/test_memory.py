@@ -210,36 +210,6 @@ def test_activations_in_main_memory_change_no_number(
     assert packed and losses(ours) == losses(plain)
 
 
-def test_a_frozen_table_of_embeddings_in_main_memory_trains_the_same_adapter(
-    workspace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from transformers import AutoModelForCausalLM
-
-    monkeypatch.setattr("data.checking.preflight.unmet", lambda args, here: [])
-    untied = workspace / "models" / "untied"
-    shutil.copytree(workspace / "models" / "tiny", untied)
-    model = AutoModelForCausalLM.from_pretrained(untied, dtype=torch.float32)
-    model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach() * 0.9)
-    model.config.tie_word_embeddings = False
-    model.save_pretrained(untied)
-    assert not offload.housed(AutoModelForCausalLM.from_pretrained(workspace / "models" / "tiny"))
-
-    table = model.requires_grad_(False).get_input_embeddings()
-    held, weight, ids = sum(one.numel() for one in model.parameters()), table.weight, torch.arange(8)[None]
-    plainly = model(ids).logits
-    assert offload.housed(model) == weight.nbytes
-    assert sum(one.numel() for one in model.parameters()) == held - weight.numel()
-    assert model.to("meta").get_input_embeddings().weight.device.type == "cpu" and torch.equal(
-        table(ids)[0], weight[:8]
-    )
-    assert plainly.isfinite().all()
-
-    words = ["model=untied", "method.rank=4", "steps.max_steps=2"]
-    plain, ours = train(workspace, *words), train(workspace, *words, "compute.offload=true")
-    assert losses(ours) == losses(plain)
-    assert all(torch.equal(weights(ours.model_path)[name], one) for name, one in weights(plain.model_path).items())
-
-
 def test_the_output_layer_works_in_the_precision_of_the_model(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What leaves the model is widened to fp32; the products of the output layer must not be."""
     seen, linear = [], functional.linear
