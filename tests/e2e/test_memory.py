@@ -210,6 +210,12 @@ def test_activations_in_main_memory_change_no_number(
     assert packed and losses(ours) == losses(plain)
 
 
+def test_new_layers_keep_rows_apart_as_the_others_do(workspace: Path) -> None:
+    words = ["method=expand", "method.layers=1", "steps.max_steps=2"]
+    padded, apart = (train(workspace, *words, f"compute.padding_free={on}") for on in ("false", "true"))
+    assert losses(apart) == pytest.approx(losses(padded), abs=1e-5)
+
+
 def test_the_output_layer_works_in_the_precision_of_the_model(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What leaves the model is widened to fp32; the products of the output layer must not be."""
     seen, linear = [], functional.linear

@@ -214,12 +214,6 @@ def test_new_layers_move_alone_and_the_result_is_a_larger_model(workspace: Path)
     assert losses(run)[-1] < losses(run)[0]
 
 
-def test_new_layers_keep_rows_apart_as_the_others_do(workspace: Path) -> None:
-    words = ["method=expand", "method.layers=1", "steps.max_steps=2"]
-    padded, apart = (train(workspace, *words, f"compute.padding_free={on}") for on in ("false", "true"))
-    assert losses(apart) == pytest.approx(losses(padded), abs=1e-5)
-
-
 def test_new_layers_go_between_the_others_and_lists_of_layers_grow_with_them(tmp_path: Path) -> None:
     from engine.tuning.expand import expanded
     from tests import tiny

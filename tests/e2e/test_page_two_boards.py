@@ -29,5 +29,5 @@ def test_two_boards_show_and_stop_the_same_runs_and_the_second_run_waits(start_b
     detail.get_by_role("button", name="Stop").click()
     expect(first.locator("#train-live")).to_contain_text("Stopped on request.")
     assert working.state() == "stopped"
-    expect(second.locator("#tb-pill")).to_contain_text("1 running")
+    expect(second.locator("#tb-pill")).to_have_text("1 running")
     assert waiting.state() == "running"
