@@ -45,6 +45,7 @@ TABS = ("train", "evaluate", "chat", "export", "runs", "data")
 """Modules of `app.tabs`, in the order of the page."""
 FRAME_SECONDS = 4.0
 
+IN_ORDER: dict[str, Any] = {"concurrency_id": "tb-tabs", "concurrency_limit": 1}
 QUIET: dict[str, Any] = {"show_progress": "hidden", "show_progress_on": [], "api_visibility": "private"}
 """For every event that answers at once: no flicker, and no public endpoint.
 
@@ -173,7 +174,11 @@ def page(workspace: Path, allowed: Sequence[Path] = ()) -> gr.Blocks:
                 with gr.Tab(module.TITLE, id=name, elem_id=f"tb-tab-{name}") as tab:
                     board.building = name
                     module.build(board)
-                tab.select(board.select(name), board.shown, [board.shown, board.come[name]], **QUIET)
+                # None is dropped, as the last of them counts, and none overtakes another or the address.
+                tab.select(
+                    board.select(name), board.shown, [board.shown, board.come[name]], trigger_mode="multiple",
+                    **IN_ORDER, **QUIET,
+                )  # fmt: skip
         _connect(board, list(names), pill, meter, address)
     return blocks
 
@@ -212,8 +217,9 @@ def _connect(board: Board, names: list[str], pill: gr.HTML, meter: gr.HTML, addr
     board.moving.change(only, board.shown, list(board.moved.values()), **QUIET)
     # A click that was made before the answer came goes before it; only the browser knows of it.
     loaded = board.page.load(
-        arrived, address, [board.tabs, *said, *board.come.values()], js="() => window.location.search", **QUIET
-    )
+        arrived, address, [board.tabs, *said, *board.come.values()], js="() => window.location.search",
+        **IN_ORDER, **QUIET,
+    )  # fmt: skip
     loaded.then(None, None, None, js="() => tuneboard.stay()")
     board.page.load(looked, None, [pill, meter, board.moving], **QUIET)
     gr.Timer(FRAME_SECONDS).tick(looked, None, [pill, meter, board.moving], **QUIET)
