@@ -60,6 +60,10 @@ class Stop:
         finally:
             self._deferred -= 1
 
+    def settle(self) -> None:
+        """How the run ends is known: a request that comes while it is written down changes nothing."""
+        self._deferred += 1
+
     def on_ask(self, tell: Callable[[], object]) -> None:
         """Have `tell` called when a stop is asked for; at once when it was."""
         self._told.append(tell)

@@ -41,6 +41,14 @@ def work(folder: Path) -> int:
         ranks.settle(run.rank_log_path(ranks.rank()))
     attempt = int(run.status().get("attempt", 1))
     stop, report = Stop(), Report(run, attempt=attempt, lead=ranks.leads())
+    try:
+        return _work(run, report, stop, attempt)
+    except Stopped:  # from anywhere, the lines that tell of a failure included
+        stop.settle()
+        return _stopped()
+
+
+def _work(run: rundir.Run, report: Report, stop: Stop, attempt: int) -> int:
     given = None
     try:
         stop.listen(watch_stdin=not sys.stdin.isatty())
@@ -54,15 +62,12 @@ def work(folder: Path) -> int:
                 machine.keep_to_one(args.compute.device, args.launch.devices)
             args = recovery.eased(args, run, report, attempt)
         importlib.import_module(KINDS[args.kind]).run(args, run, report, stop)
-    except Stopped:
-        print("Stopped.", flush=True)
-        if ranks.joined():
-            ranks.leave(STOPPED)
-            return 0  # the launcher would take any other code for a failure, and end the others
-        return STOPPED
+        stop.settle()
     except BoardError as problem:
+        stop.settle()
         return _failed(report, problem.text, problem.hint)
     except Exception as problem:
+        stop.settle()
         with contextlib.suppress(OSError):  # the log may be what cannot be written
             traceback.print_exc()
         if isinstance(given, TrainArgs) and recovery.out_of_memory(problem) and recovery.may_go_on(given, run, attempt):
@@ -72,6 +77,14 @@ def work(folder: Path) -> int:
     if ranks.joined():
         ranks.leave(0)
     return 0
+
+
+def _stopped() -> int:
+    print("Stopped.", flush=True)
+    if ranks.joined():
+        ranks.leave(STOPPED)
+        return 0  # the launcher would take any other code for a failure, and end the others
+    return STOPPED
 
 
 def _stay_awake() -> None:

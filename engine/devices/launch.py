@@ -49,7 +49,7 @@ def ranks(args: TrainArgs, run: Run, report: Report, stop: Stop) -> int:
             stop.on_ask(started.stdin.close)
             started.wait()
         said = [Ending.read(Path(ends), launch.number * launch.here + local) for local in range(launch.here)]
-    return ended(said, run, report, stop, struck=oom_kills() - killed_before)
+    return ended(said, run, report, stop, everywhere=launch.everywhere, struck=oom_kills() - killed_before)
 
 
 def _interface(address: str, port: int) -> str:
@@ -66,9 +66,10 @@ def _interface(address: str, port: int) -> str:
     return next((name for name, known in interfaces if any(one.address == own for one in known)), "")
 
 
-def ended(said: list[Ending], run: Run, report: Report, stop: Stop, *, struck: int) -> int:
-    """What the endings of all ranks come to; the first cause is what is told, not what followed from it.
+def ended(said: list[Ending], run: Run, report: Report, stop: Stop, *, everywhere: int, struck: int) -> int:
+    """What the endings of this machine's ranks come to; the first cause is what is told, not what followed from it.
 
+    everywhere: the ranks of all machines.
     struck: how often the kernel ended a process for want of memory meanwhile. A rank that it ends leaves no word.
     """
     mute = [one for one in said if one.code is None]
@@ -81,15 +82,18 @@ def ended(said: list[Ending], run: Run, report: Report, stop: Stop, *, struck: i
     if any(one.code == OUT_OF_MEMORY for one in failed) or (struck and not told):
         return OUT_OF_MEMORY
     if told:
-        first = told[0]
-        report.failure(first.text, first.hint, bug=first.bug)
+        first = told[:1]
+        report.failure(first[0].text, first[0].hint, bug=first[0].bug)
     else:
-        first = mute[0]
+        first = [one for one in mute if not one.asked] or mute
+        numbers = ", ".join(str(one.rank) for one in first)
+        who = f"Process {numbers}" if len(first) == 1 else f"Processes {numbers}"
         report.failure(
-            f"Process {first.rank} of {len(said)} died without a word, and the others were ended with it.",
+            f"{who} of {everywhere} died without a word, and the others were ended with it.",
             "Most likely the system ended it for want of memory; its last lines are at the end of the log.",
         )
-    _show(run, first)
+    for one in first:
+        _show(run, one)
     return FAILED
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import sys
 import threading
@@ -23,7 +24,11 @@ ORPHAN_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Ending:
-    """A rank's last word. code: its exit code, None when it left no word.   at: when, as a timestamp."""
+    """A rank's last word. code: its exit code, None when it left no word.   at: when, as a timestamp.
+
+    asked: whether its launcher told it to end, which that does once another rank has died. It is noted when the signal
+    comes: a rank that waits for the dead one inside a device's library may never get to a word of its own.
+    """
 
     rank: int
     code: int | None = None
@@ -31,6 +36,7 @@ class Ending:
     hint: str = ""
     bug: bool = False
     at: float = 0.0
+    asked: bool = False
 
     def write(self, folder: Path) -> None:
         partial = folder / f".{self.rank}"
@@ -39,8 +45,9 @@ class Ending:
 
     @classmethod
     def read(cls, folder: Path, rank: int) -> Ending:
-        path = folder / f"{rank}.json"
-        return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else cls(rank)
+        path, asked = folder / f"{rank}.json", (folder / f"{rank}.asked").exists()
+        said = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"rank": rank}
+        return cls(**{**said, "asked": asked})
 
 
 def joined() -> bool:
@@ -78,14 +85,27 @@ def settle(log: Path) -> None:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
             os.dup2(descriptor, stream.fileno())
-    parent = os.getppid()
+    parent, signals = os.getppid(), _signals()
 
     def watch() -> None:
         while os.getppid() == parent:
-            time.sleep(ORPHAN_SECONDS)
+            if select.select([signals], [], [], ORPHAN_SECONDS)[0] and signal.SIGTERM in os.read(signals, 1024):
+                (Path(os.environ[ENDS]) / f"{rank()}.asked").touch()
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _signals() -> int:
+    """A descriptor to read the numbers of signals from as they come, even while the main thread is deep in a library.
+
+    Processes that are forked off, to load batches, must not write there: their signals are not this process's.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
+    return reader
 
 
 def leave(code: int, text: str = "", hint: str = "", bug: bool = False) -> None:

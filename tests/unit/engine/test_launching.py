@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import os
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,9 +18,10 @@ from engine.contract.errors import ArgsError
 from engine.contract.launching import Launch, command
 from engine.contract.rules import Here, unmet
 from engine.devices import launch
-from engine.devices.ranks import Ending
+from engine.devices.ranks import ENDS, Ending
 from engine.report import Report, Stop
 from engine.supervise import FAILED, OUT_OF_MEMORY, STOPPED
+from tests.processes import until
 
 LARGE = ["model=Qwen/Qwen3-8B", "data=my.jsonl", "name=it's mine", "launch.devices=[0, 1, 2, 3]", "launch.machines=2",
          "launch.address=10.0.0.1", "launch.strategy=fsdp"]  # fmt: skip
@@ -168,6 +171,75 @@ def test_a_process_that_the_kernel_ended_for_memory_is_tried_again(
 ) -> None:
     run = rundir.make(tmp_path, "two", "kind: train")
     report = Report(run)
-    assert launch.ended([*others, Ending(1)], run, report, Stop(), struck=struck) == code
+    assert launch.ended([*others, Ending(1)], run, report, Stop(), everywhere=2, struck=struck) == code
     told = [record["text"] for record in rundir.records(run.events_path) if record["kind"] == "error"]
     assert len(told) == (code == FAILED)
+
+
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        ([Ending(0, asked=True), Ending(1)], "Process 1 of 4 died"),
+        ([Ending(0, FAILED, "Connection closed by peer.", bug=True, asked=True), Ending(1)], "Process 1 of 4 died"),
+        ([Ending(0), Ending(1)], "Processes 0, 1 of 4 died"),
+        ([Ending(0, asked=True), Ending(1, asked=True)], "Processes 0, 1 of 4 died"),
+    ],
+    ids=["the other was asked to end", "the other noticed", "both at once", "from outside"],
+)
+def test_a_process_that_died_is_told_from_those_that_were_ended_with_it(
+    said: list[Ending], sentence: str, tmp_path: Path
+) -> None:
+    run = rundir.make(tmp_path, "two", "kind: train")
+    assert launch.ended(said, run, Report(run), Stop(), everywhere=4, struck=0) == FAILED
+    [told] = [record["text"] for record in rundir.records(run.events_path) if record["kind"] == "error"]
+    assert told.startswith(sentence)
+
+
+def test_a_process_that_hangs_has_noted_that_it_was_asked_to_end_and_what_it_forked_off_notes_nothing(
+    tmp_path: Path,
+) -> None:
+    program = """
+import os, signal, sys, threading
+from pathlib import Path
+from engine.devices import ranks
+ranks.settle(Path(sys.argv[1]))
+signal.signal(signal.SIGTERM, lambda *_: threading.Event().wait())
+child = os.fork()
+if not child:
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    os.kill(os.getpid(), signal.SIGTERM)
+os.waitpid(child, 0)
+print("forked", flush=True)
+threading.Event().wait()
+"""
+    environment = {**os.environ, ENDS: str(tmp_path), "RANK": "0"}
+    command = [sys.executable, "-c", program, str(tmp_path / "log")]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as hanging:
+        try:
+            assert hanging.stdout is not None and hanging.stdout.readline() == "forked\n"
+            assert not Ending.read(tmp_path, 0).asked
+            hanging.terminate()
+            until(lambda: Ending.read(tmp_path, 0).asked, 30, "the note")
+        finally:
+            hanging.kill()
+    assert Ending.read(tmp_path, 0).code is None
+
+
+def test_a_stop_that_comes_while_a_failure_is_written_down_changes_nothing(tmp_path: Path) -> None:
+    run = rundir.make(tmp_path, "two", "kind: nonsense")
+    program = """
+import signal, sys
+from pathlib import Path
+from engine import work
+
+class Asked(work.Report):
+    def failure(self, *args, **facts):
+        signal.raise_signal(signal.SIGTERM)
+        super().failure(*args, **facts)
+work.Report = Asked
+sys.exit(work.work(Path(sys.argv[1])))
+"""
+    held_open = subprocess.Popen([sys.executable, "-c", program, str(run.path)], stdin=subprocess.PIPE)
+    with held_open:
+        assert held_open.wait(60) == FAILED
+    assert [record["kind"] for record in rundir.records(run.events_path)] == ["phase", "error"]
