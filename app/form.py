@@ -20,25 +20,23 @@ It knows no argument by name.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from html import escape
 from typing import Any
 
 import gradio as gr
 
-from app import naming
+from app import chips, naming, typed
 from app.board import QUIET
 from app.theme import Help, sentence_error
 from engine.contract import text
-from engine.contract.errors import ArgsError, BoardError, Problem
-from engine.contract.fields import AUTO, Section, Spec, kind, sections, walk
+from engine.contract.errors import BoardError, Problem
+from engine.contract.fields import AUTO, Spec, walk
+from engine.contract.own import Own
 from engine.contract.root import Args
 
 PLAIN = gr.InputHTMLAttributes(spellcheck=False, autocomplete="off", autocorrect="off", autocapitalize="off")
 SWITCH = {"on": True, "off": False}
-ENTRY = re.compile(r"[.;] ([a-z]\w*): ")  # of a help text that goes through the choices
 SEGMENTS = 5  # choices that stand in one unbroken row; more of them may take several
 
 
@@ -61,7 +59,7 @@ class Form:
         self.specs = {_key(spec): spec for spec in walk(root)}
         self.components: dict[tuple[str, str], gr.components.Component] = {}
         self.accordions: dict[str, list[Spec]] = {}
-        self.titles = _variant_titles(root)
+        self.titles = naming.titles(root)
         self.channel = gr.HTML(html_template="", js_on_load="tuneboard.form(element, props, watch)", padding=False,
                                elem_id=f"{name}-channel", elem_classes="tb-channel")  # fmt: skip
         self.held = gr.Textbox("", max_lines=1, elem_id=f"{name}-held", elem_classes="tb-channel")
@@ -82,10 +80,8 @@ class Form:
                 if (path, "") in self.specs:
                     self.field(path)
                 else:
-                    for spec in self._of_union(path):
-                        if spec.basic:
-                            wide = ["tb-wide"] if _is_wide(spec) else []
-                            self.field(spec.path, spec.variant, elem_classes=[*self._variant_classes(spec), *wide])
+                    for spec in filter(self._stands_in_sight, self._of_union(path)):
+                        self.field(spec.path, spec.variant, elem_classes=[*self._variant_classes(spec), *_wide(spec)])
 
     def more(self, *, leave_out: Iterable[str] = (), last: str = "Other") -> None:
         """One closed accordion a section, with every argument that has no component yet, but for `leave_out`."""
@@ -100,7 +96,7 @@ class Form:
             with gr.Accordion(title or last, open=False, elem_id=elem_id, elem_classes=classes):
                 with gr.Row(elem_classes="tb-row"):
                     for spec in found:
-                        self.field(spec.path, spec.variant, elem_classes=["tb-wide"] if _is_wide(spec) else [])
+                        self.field(spec.path, spec.variant, elem_classes=_wide(spec))
 
     def gathered(self) -> gr.Textbox:
         """The one component that holds what all the others hold, as text for `values`; call it once all are made.
@@ -146,18 +142,18 @@ class Form:
     @staticmethod
     def help_of(root: type[Args], name: str) -> dict[str, Help]:
         """What the (i) of each field says, by component id."""
-        said, titles = partial(naming.plain, root, kinds={}), _variant_titles(root)
-
-        def listed(spec: Spec) -> str:
-            """What it does, with a line for each of its choices, which the declaration says in a row (`lora: ...`)."""
-            return ENTRY.sub(lambda found: f".\n{titles.get((spec.path, found[1]), found[1])}: ", said(spec.help))
-
-        return {component_id(name, spec): Help(listed(spec), said(spec.when), said(spec.usual)) for spec in walk(root)}
+        return {component_id(name, spec): naming.help(root, spec) for spec in walk(root)}
 
     def _of_union(self, path: str) -> list[Spec]:
         return [spec for spec in self.specs.values() if spec.variant and spec.union == path]
 
+    def _stands_in_sight(self, spec: Spec) -> bool:
+        """Whether it is a basic field, or a setting of one name that a basic field may hold."""
+        return spec.basic or bool(spec.only) and self.specs[spec.only.rpartition(".")[0], spec.variant].basic
+
     def _variant_classes(self, spec: Spec) -> list[str]:
+        if spec.only:
+            return ["tb-away"]  # until `news` says otherwise
         shown = self.specs[f"{spec.union}.kind", ""].default == spec.variant
         return [
             f"{self.name}-variant-{spec.union}",
@@ -205,10 +201,13 @@ class Form:
         if spec.type == "list":
             return "\n".join(value)
         if spec.type == "map":
-            return "\n".join(f"{name}={item if spec.texts else _scalar(item)}" for name, item in value.items())
+            kept = not spec.known
+            return "\n".join(
+                f"{name}={item if spec.texts else typed.scalar(item, kept=kept)}" for name, item in value.items()
+            )
         if value is None or (spec.auto and value == AUTO):
             return ""
-        return _number(value) if isinstance(value, float) else str(value)
+        return typed.number(value) if isinstance(value, float) else str(value)
 
     def values(self, held: str) -> list[Any]:
         """What each of `inputs` holds, from the text of `gathered`, which leaves out what nobody has touched."""
@@ -222,7 +221,7 @@ class Form:
         content: dict[str, Any] = {}
         for (path, variant), value in held.items():
             spec = self.specs[path, variant]
-            if variant and held.get((f"{spec.union}.kind", "")) != variant:
+            if not self._is_chosen(spec, held):
                 continue
             section, _, name = path.rpartition(".")
             inner = content
@@ -240,7 +239,7 @@ class Form:
         if spec.type == "list":
             return [line.strip() for line in said.splitlines() if line.strip()]
         if spec.type == "map":
-            return _pairs(said, plain=spec.texts)
+            return typed.pairs(said, plain=spec.texts)
         if spec.type == "text":
             return str(value or "") if spec.lines > 1 else said
         if not said:
@@ -265,7 +264,8 @@ class Form:
         self, values: Sequence[Any], problems: Sequence[Problem], resolved: Args | None = None,
         hints: Mapping[str, str] | None = None, away: Mapping[str, bool] | None = None,
     ) -> str:  # fmt: skip
-        """What the channel tells the page: wrong fields, what `auto` comes to, counts of changes, variants in sight.
+        """What the channel tells the page: wrong fields, what `auto` comes to, counts of changes, variants in sight,
+        the names that maps can hold, and settings of names that they do not hold.
 
         hints: further placeholders, away: fields and sections to hide or show; both by path.
         """
@@ -280,13 +280,33 @@ class Form:
             value = text.at(decided, spec.path)
             if spec.auto and spec.type in ("int", "float"):
                 auto[self.id(spec)] = AUTO if value in (None, AUTO) else f"auto: {self.raw(spec, value)}"
+        names = self._names(held)
+        auto |= {elem_id: chips.hint(known) for elem_id, known in names.items()}
         for elem_id, specs in self.accordions.items():
             count = sum(held[_key(spec)] != self.raw(spec, spec.default) for spec in specs)
             mend = sum(self.id(spec) in wrong for spec in specs)
             changed[elem_id] = f"{mend} to mend" if mend else f"{count} changed" if count else ""
+        settings = [spec for spec in map(self.specs.__getitem__, held) if spec.only]
         said = {"name": self.name, "wrong": wrong, "auto": auto, "changed": changed, "kinds": self._kinds(values),
-                "away": {self._place(path): hide for path, hide in (away or {}).items()}}  # fmt: skip
+                "away": {self._place(path): hide for path, hide in (away or {}).items()},
+                "idle": {(id := self.id(spec)): id not in wrong and not self._applies(spec, held) for spec in settings},
+                "chips": {elem_id: chips.row(known) for elem_id, known in names.items()}}  # fmt: skip
         return json.dumps(said, ensure_ascii=False)
+
+    def _names(self, held: Mapping[tuple[str, str], Any]) -> dict[str, Mapping[str, Own]]:
+        """The names that each map in sight may hold now, by its element; of maps whose names are known."""
+        found = [self.specs[key] for key in held if self.specs[key].known]
+        return {self.id(spec): spec.names(held.get((spec.by, spec.variant), "")) for spec in found
+                if self._is_chosen(spec, held)}  # fmt: skip
+
+    def _applies(self, spec: Spec, held: Mapping[tuple[str, str], Any]) -> bool:
+        """Whether the map that a field belongs to holds the name that it is a setting of."""
+        above, _, name = spec.only.rpartition(".")
+        return self._is_chosen(spec, held) and name in typed.names(held.get((above, spec.variant)) or "")
+
+    @staticmethod
+    def _is_chosen(spec: Spec, held: Mapping[tuple[str, str], Any]) -> bool:
+        return not spec.variant or held.get((f"{spec.union}.kind", "")) == spec.variant
 
     def _place(self, path: str) -> str:
         """The element of a field, or of the accordion that holds a section."""
@@ -358,43 +378,6 @@ def _label(spec: Spec) -> str:
     return f"{spec.label} ({spec.unit})" if spec.unit and not said else spec.label
 
 
-def _is_wide(spec: Spec) -> bool:
-    return spec.type in ("list", "map") or spec.lines > 1
-
-
-def _variant_titles(root: type[Section]) -> dict[tuple[str, str], str]:
-    """(`method.kind`, `lora`) -> `LoRA`."""
-    return {
-        (f"{name}.kind", kind(member)): member.title or kind(member)
-        for name, field in root.model_fields.items()
-        for member in sections(field.annotation, field.metadata)
-        if "kind" in member.model_fields
-    }
-
-
-def _number(value: float) -> str:
-    """A number as people type it: `0.0005`, `1e-5`, `3`."""
-    return re.sub(r"e([+-])0*(\d)", lambda found: f"e{found[1].strip('+')}{found[2]}", f"{value:.12g}")
-
-
-def _scalar(value: Any) -> str:
-    """A value of a map as it is typed; `_pairs` reads it back."""
-    if isinstance(value, str) and "\n" not in value and _typed(value) == value:
-        return value
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _typed(said: str) -> Any:
-    try:
-        return text.read(said)
-    except ArgsError:
-        return said
-
-
-def _pairs(said: str, *, plain: bool) -> Any:
-    """`name=value` lines as a dict; the lines themselves where one has no `=`, for the contract to refuse."""
-    lines = [line for line in said.splitlines() if line.strip()]
-    if any("=" not in line for line in lines):
-        return said
-    pairs = {name.strip(): value.strip() for name, _, value in (line.partition("=") for line in lines)}
-    return pairs if plain else {name: _typed(value) for name, value in pairs.items()}
+def _wide(spec: Spec) -> list[str]:
+    """The class of a field that takes a row of its own."""
+    return ["tb-wide"] if spec.type in ("list", "map") or spec.lines > 1 else []

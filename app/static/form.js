@@ -1,4 +1,5 @@
-// Applies what app/form.py says about a form: wrong fields, what auto comes to, counts of changes, variants in sight.
+// Applies what app/form.py says about a form: wrong fields, what auto comes to, counts of changes, variants in sight,
+// and the names that a field of name=value lines can hold, as chips: the text of the field says which are on.
 // Gathers what its fields hold. Touches only classes, attributes and placeholders, so nothing is redrawn under the cursor. Knows no argument by name.
 (() => {
   function form(element, props, watch) {
@@ -16,7 +17,8 @@
         const input = document.getElementById(id)?.querySelector("input, textarea");
         if (input && input.placeholder !== text) input.placeholder = text;
       }
-      for (const [id, hide] of Object.entries(said.away)) document.getElementById(id)?.classList.toggle("tb-away", hide);
+      for (const [id, html] of Object.entries(said.chips)) offer(document.getElementById(id), html);
+      for (const [id, hide] of Object.entries({ ...said.away, ...said.idle })) document.getElementById(id)?.classList.toggle("tb-away", hide);
       for (const [id, text] of Object.entries(said.changed)) {
         const label = document.getElementById(id)?.querySelector("button");
         if (label && (label.dataset.changed || "") !== text) label.dataset.changed = text;
@@ -48,6 +50,43 @@
       requestAnimationFrame(() => { waiting = false; apply(); });
     }).observe(document.body, { childList: true, subtree: true });
   }
+
+  // As `names` of app/typed.py reads them: a line each, or, where one has no `=`, in any row.
+  const pieces = (text) => {
+    const lines = text.split("\n").filter((line) => line.trim());
+    return lines.every((line) => line.includes("=")) ? lines : text.split(/[,\s]+/).filter(Boolean);
+  };
+  const named = (piece) => piece.split("=")[0].trim();
+  const offer = (field, html) => {
+    const area = field?.querySelector("textarea");
+    if (!area) return;
+    let row = field.querySelector(".tb-chips");
+    if (!row) {
+      row = Object.assign(document.createElement("div"), { className: "tb-chips", role: "group" });
+      row.setAttribute("aria-label", "Names for this field");
+      field.querySelector("[data-testid=block-info]").after(row);
+    }
+    if (row.said !== html) row.innerHTML = row.said = html;
+    press(field, area.value);
+  };
+  const press = (field, text) => {
+    const on = pieces(text).map(named);
+    for (const chip of field.querySelectorAll(".tb-chip")) chip.setAttribute("aria-pressed", on.includes(chip.dataset.name));
+  };
+  document.addEventListener("input", (event) => {
+    const field = event.target.matches?.("textarea") && event.target.closest(".block:has(.tb-chip)");
+    if (field) press(field, event.target.value);
+  });
+  document.addEventListener("click", (event) => {
+    if (!event.target.closest?.(".tb-chips")) return;
+    event.preventDefault(); // or the label around them would take it for a click on itself
+    const chip = event.target.closest(".tb-chip");
+    if (!chip) return;
+    const area = chip.closest(".block").querySelector("textarea"), { name, line } = chip.dataset;
+    const held = pieces(area.value), kept = held.filter((piece) => named(piece) !== name);
+    area.value = (kept.length < held.length ? kept : [...kept, line]).join("\n");
+    area.dispatchEvent(new Event("input", { bubbles: true }));
+  });
 
   // A field that is named in a sentence leads to its place, in an accordion that may never have been opened.
   const lead = async (id, within) => {

@@ -1,4 +1,5 @@
-// The (i) behind a field's label. Reads #tb-help (elem_id -> what, when, usual); knows nothing else of the form.
+// The (i) behind a field's label, which reads #tb-help (elem_id -> what, when, usual), and the tip of whatever carries its
+// own in data-tip and data-usual; knows nothing else of the form.
 (() => {
   const read = () => JSON.parse(document.getElementById("tb-help")?.textContent || "{}");
 
@@ -20,14 +21,14 @@
     };
     const hide = () => {
       tip.hidden = true;
-      owner?.setAttribute("aria-expanded", "false");
+      if (owner?.matches(".tb-i")) owner.setAttribute("aria-expanded", "false");
       owner = null;
     };
     const show = (button) => {
-      const help = helps[button.dataset.help];
+      const { tip: what, usual } = button.dataset, help = what ? { what, usual } : helps[button.dataset.help];
       if (owner && owner !== button) hide();
       owner = button;
-      button.setAttribute("aria-expanded", "true");
+      if (!what) button.setAttribute("aria-expanded", "true");
       // A line for each choice, which begins with its name.
       const [first, ...choices] = help.what.split("\n");
       const named = choices.map((said) => { const end = said.indexOf(":") + 1; return line(said.slice(0, end), said.slice(end + 1)); });
@@ -66,8 +67,9 @@
       if (owner && !owner.isConnected) hide();
     };
 
-    const aim = (event) => event.target.closest?.(".tb-i");
-    document.addEventListener("pointerover", (event) => aim(event) ? show(aim(event)) : owner !== document.activeElement && hide());
+    const aim = (event) => event.target.closest?.(".tb-i, [data-tip]");
+    const stays = () => owner === document.activeElement && owner?.matches(".tb-i, :focus-visible");
+    document.addEventListener("pointerover", (event) => aim(event) ? show(aim(event)) : stays() || hide());
     document.addEventListener("focusin", (event) => aim(event) ? show(aim(event)) : hide());
     document.addEventListener("click", (event) => aim(event) && (event.preventDefault(), show(aim(event))));
     document.addEventListener("keydown", (event) => event.key === "Escape" && hide());

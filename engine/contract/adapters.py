@@ -324,6 +324,8 @@ class Tuner(Adapter):
         when="When its size or strength should be another.",
         usual="empty: what its authors use",
         label="Own settings",
+        known={name: one.own for name, one in TUNERS.items()},
+        by="tuner",
     )
 
     def problems(self) -> Iterator[Problem]:

@@ -38,7 +38,7 @@ class TrainArgs(Args):
     method: Method = arg(
         Lora(),
         "Which weights are trained.",
-        when="full only when LoRA has shown that the data is right and is not enough.",
+        when="Choose full only when LoRA has shown that the data is right and is not enough.",
         usual="lora",
         label="Method",
     )

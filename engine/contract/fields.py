@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import operator
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
@@ -28,6 +28,8 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
+
+from engine.contract.own import Own
 
 AUTO: Literal["auto"] = "auto"
 Auto = Literal["auto"]
@@ -95,6 +97,9 @@ def arg(
     basic: bool = False,
     lines: int = 1,
     choices: str = "",
+    known: Mapping[str, Any] | None = None,
+    by: str = "",
+    only: str = "",
     ge: float | None = None,
     gt: float | None = None,
     le: float | None = None,
@@ -107,6 +112,8 @@ def arg(
     to: where it goes unchanged, as `config.field` of an upstream configuration (`trainer`, `peft`, `model`).
     basic: stays in sight on the form.   lines: a text box of that height.
     choices: name of a list that only the running board knows (`models`, `datasets`, `templates`, `checkpoints`).
+    known: the names that a map has values for, each an `Own`; with `by`, such a table for each value of that field.
+    only: `map.name`: it says something only while the map beside it holds that name.
     ge, gt, le, lt: limits of a number.   rules: min_length, max_length, pattern: passed to pydantic.
     """
     limits = {"ge": ge, "gt": gt, "le": le, "lt": lt}
@@ -119,6 +126,9 @@ def arg(
         "basic": basic,
         "lines": lines,
         "choices": choices,
+        "known": known,
+        "by": by,
+        "only": only,
         "limits": {name: limit for name, limit in limits.items() if limit is not None},
     }
     if isinstance(default, (list, dict)):
@@ -149,7 +159,8 @@ class Spec:
     the union itself (`method`), which may lie further up: sections may stand inside a variant.
     type is one of `text int float bool choice list map`; auto tells whether `auto` is allowed beside it, optional
     whether nothing (`null`) is. low and high are inclusive unless open_low / open_high. texts: whether the values of a
-    map are text, and not any value.
+    map are text, and not any value; known and by: the names that it has values for, by the value at `by` if that is
+    set. only: the path of the entry without which it says nothing.
     """
 
     path: str
@@ -175,10 +186,18 @@ class Spec:
     variant: str = ""
     union: str = ""
     texts: bool = False
+    known: Mapping[str, Any] | None = None
+    by: str = ""
+    only: str = ""
 
     @property
     def name(self) -> str:
         return self.path.rpartition(".")[2]
+
+    def names(self, chosen: str = "") -> Mapping[str, Own]:
+        """The names that the map has values for while `chosen` is what the field at `by` holds."""
+        known = self.known or {}
+        return known.get(chosen, {}) if self.by else known
 
 
 @cache
@@ -238,6 +257,7 @@ def _tag(path: str, field: FieldInfo, variants: tuple[type[Section], ...]) -> Sp
 
 def _spec(path: str, field: FieldInfo, title: str, within: tuple[str, str]) -> Spec:
     extra: dict[str, Any] = dict(field.json_schema_extra or {})  # type: ignore[arg-type]
+    above = path.rpartition(".")[0]
     parts = _parts(field.annotation)
     auto = any(AUTO in get_args(part) for part in parts if get_origin(part) is Literal)
     optional = type(None) in parts
@@ -268,6 +288,9 @@ def _spec(path: str, field: FieldInfo, title: str, within: tuple[str, str]) -> S
         variant=within[0],
         union=within[1],
         texts=any(get_args(part)[-1] is str for part in plain if get_origin(part) is dict),
+        known=extra.get("known"),
+        by=f"{above}.{extra['by']}" if extra.get("by") else "",
+        only=f"{above}.{extra['only']}" if extra.get("only") else "",
     )
 
 

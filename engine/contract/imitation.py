@@ -12,17 +12,18 @@ from pydantic_core import PydanticCustomError
 from engine.contract.errors import Problem
 from engine.contract.fields import arg
 from engine.contract.learning import Learning
+from engine.contract.own import Own
 
 SIZES = {
-    "layers": "decoder layers",
-    "hidden": "numbers that stand for a token between layers",
-    "feed_forward": "numbers inside a layer's feed-forward part",
-    "heads": "attention heads",
-    "key_value_heads": "heads of keys and values, which several attention heads share",
-    "head": "numbers a head",
-    "context": "tokens that the model can read at once",
+    "layers": Own(6, "Decoder layers."),
+    "hidden": Own(384, "Numbers that stand for a token between layers."),
+    "feed_forward": Own(1024, "Numbers inside a layer's feed-forward part."),
+    "heads": Own(6, "Attention heads."),
+    "key_value_heads": Own(2, "Heads of keys and values, which several attention heads share."),
+    "head": Own(64, "Numbers a head."),
+    "context": Own(1024, "Tokens that the model can read at once."),
 }
-"""What of a model's size can be chosen where it starts from scratch."""
+"""What of a model's size can be chosen where it starts from scratch, each as a small model has it."""
 
 
 class Pretrain(Learning):
@@ -57,6 +58,8 @@ class Pretrain(Learning):
         f"Changes to the model's shape, from scratch: {', '.join(SIZES)}.",
         when="When the chosen model is larger than your text and your time allow.",
         usual="layers=6, hidden=384, heads=6",
+        known={"scratch": SIZES},
+        by="start",
     )
     vocabulary: int | None = arg(
         None,

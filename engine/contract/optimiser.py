@@ -20,7 +20,7 @@ class Optim(Section):
         AUTO,
         "Peak learning rate: how far each step moves the weights.",
         when="Lower it when the loss jumps or answers turn to noise; raise it when the loss hardly falls.",
-        usual="1e-4 to 1e-3 for LoRA, 1e-5 to 1e-4 for freeze and full",
+        usual="1e-4 to 1e-3 for LoRA, 1e-5 to 1e-4 for freeze and full (method.kind)",
         to="trainer.learning_rate",
         basic=True,
         gt=0,
@@ -44,6 +44,8 @@ class Optim(Section):
         when="Rarely.",
         usual="empty",
         label="The schedule's own settings",
+        known=SCHEDULES,
+        by="schedule",
     )
     min_learning_rate: float = arg(
         0.0,
@@ -105,6 +107,8 @@ class Optim(Section):
         when="When its paper gives other values for your case.",
         usual="empty",
         label="The optimiser's own settings",
+        known={name: solver.own for name, solver in SOLVERS.items()},
+        by="optimiser",
     )
     embedding_rate: float = arg(
         1.0,
@@ -131,7 +135,8 @@ class Optim(Section):
 
     def problems(self) -> Iterator[Problem]:
         """Rules between these fields."""
-        yield from own.problems("optim.own", self.own, SOLVERS[self.optimiser].own, self.optimiser)
+        found = list(own.problems("optim.own", self.own, SOLVERS[self.optimiser].own, self.optimiser))
+        yield from found or self._own_problems()
         yield from own.problems("optim.schedule_own", self.schedule_own, SCHEDULES[self.schedule], self.schedule)
         if self.min_learning_rate and self.schedule not in WITH_LEAST:
             said = f"{self.schedule} (optim.schedule) has no lowest rate. Set it to 0, or choose cosine or linear."
@@ -139,3 +144,12 @@ class Optim(Section):
         if isinstance(self.learning_rate, float) and self.min_learning_rate >= self.learning_rate:
             said = f"{self.min_learning_rate:g} is not below the peak of {self.learning_rate:g} (optim.learning_rate)."
             yield Problem("optim.min_learning_rate", said)
+
+    def _own_problems(self) -> Iterator[Problem]:
+        """Rules between the optimiser's own settings, each of which is fine by itself."""
+        given = own.values(self.own, SOLVERS[self.optimiser].own)
+        if self.optimiser == "sgd" and given["nesterov"] and not given["momentum"]:
+            yield Problem("optim.own.nesterov", "It looks ahead by momentum, which is 0. Set momentum too, as to 0.9.")
+        if given.get("scale_type") == "channel" and given["proj_type"] != "std":
+            said = f"{given['proj_type']} shares a scale among tensors alone. Set scale_type to tensor, or this to std."
+            yield Problem("optim.own.proj_type", said)

@@ -15,15 +15,17 @@ from pydantic import field_validator
 
 from engine.contract.errors import Problem
 from engine.contract.fields import Section, arg
+from engine.contract.own import Own
 
+# Each with its usual weight: less for what an answer looks like than for whether it is right.
 FUNCTIONS = {
-    "exact": "the answer is the row's own",
-    "numeric": "its last number is the row's",
-    "regex": "the pattern is found in it",
-    "format": "all of it has the form",
-    "length": "it is as long as wanted",
-    "json": "it is JSON",
-    "sql": "it is a query that finds what the row's finds",
+    "exact": Own(1.0, "The answer is the row's own."),
+    "numeric": Own(1.0, "Its last number is that of the row's answer."),
+    "regex": Own(1.0, "A pattern is found in it."),
+    "format": Own(0.2, "All of it has a form, such as thoughts and answer in their tags."),
+    "length": Own(0.2, "It is as long as wanted."),
+    "json": Own(1.0, "It is JSON, with the keys or by the schema that you give."),
+    "sql": Own(1.0, "It is a query that finds what the row's own query finds."),
 }
 HEAVIEST = 1000
 COMPARES = ("exact", "numeric", "sql")  # with the answer of the row
@@ -52,6 +54,7 @@ class Rewards(Section):
         label="Judged by",
         basic=True,
         lines=2,
+        known=FUNCTIONS,
     )
     column: str = arg(
         "",
@@ -80,6 +83,7 @@ class Rewards(Section):
         "How far from the right number a number may be, as a share of it.",
         when="0.01 for answers that are rounded.",
         usual="0.000001 to 0.05",
+        only="functions.numeric",
         ge=0,
         lt=1,
     )
@@ -88,18 +92,31 @@ class Rewards(Section):
         "For regex: what must be found in the answer. With a group, what the group holds must be the row's own answer.",
         when="With regex.",
         usual="a regular expression",
+        only="functions.regex",
     )
     form: str = arg(
         r"\s*<think>.+?</think>\s*<answer>.+?</answer>\s*",
         "For format: the form of the whole answer, as a pattern; a dot stands for line breaks too.",
         when="With format.",
         usual="thoughts and answer, each in its tags",
+        only="functions.format",
     )
     length: int = arg(
-        200, "For length: how long an answer should be.", when="With length.", usual="50 to 1,000", ge=1, le=1_000_000
+        200,
+        "For length: how long an answer should be.",
+        when="With length.",
+        usual="50 to 1,000",
+        only="functions.length",
+        ge=1,
+        le=1_000_000,
     )
     length_in: Literal["tokens", "characters", "words"] = arg(
-        "tokens", "For length: what is counted.", when="With length.", usual="tokens", label="Length in"
+        "tokens",
+        "For length: what is counted.",
+        when="With length.",
+        usual="tokens",
+        label="Length in",
+        only="functions.length",
     )
     length_is: Literal["limit", "target"] = arg(
         "limit",
@@ -107,6 +124,7 @@ class Rewards(Section):
         when="With length.",
         usual="limit",
         label="Length is a",
+        only="functions.length",
     )
     keys: list[str] = arg(
         [],
@@ -115,6 +133,7 @@ class Rewards(Section):
         usual="empty: any JSON",
         lines=2,
         label="JSON keys",
+        only="functions.json",
     )
     json_schema: str = arg(
         "",
@@ -124,6 +143,7 @@ class Rewards(Section):
         usual='empty, or {"type": "object", "required": ["name"]}',
         lines=3,
         label="JSON schema",
+        only="functions.json",
     )
     tables: str = arg(
         "",
@@ -132,6 +152,7 @@ class Rewards(Section):
         when="With sql, when the column has another name.",
         usual="empty",
         label="Tables",
+        only="functions.sql",
     )
     seconds: float = arg(
         1.0,

@@ -307,8 +307,8 @@ RULES: tuple[Rule, ...] = (
     Rule("data.packing", lambda args: args.data.packing and args.task.kind == "pretrain",
          "Pretraining fills its sequences by itself (task.boundaries). Turn packing off."),
     Rule("method.kind", lambda args: getattr(args.task, "start", "") == "scratch" and args.method.kind != "full",
-         "From scratch (task.start) every weight must learn, and {args.method.kind} leaves most as they are. Choose "
-         "full, or set task.start to weights."),
+         "From scratch (task.start) every weight must learn, and {args.method.kind} (method.kind) leaves most as they "
+         "are. Choose full, or set task.start to weights."),
     # Reinforcement
     Rule("method.dropout", lambda args: args.task.steady and getattr(args.method, "dropout", 0.0) > 0,
          "{args.method.dropout} would blur what {args.task.title} compares: how likely an answer is now, and was when "

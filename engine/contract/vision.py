@@ -24,7 +24,7 @@ class Vision(Section):
         False,
         "Trains the projector, which turns what the tower sees into what the language part reads.",
         when="On for pictures of a kind that the model does not know, such as scans or maps.",
-        usual="off; on with full",
+        usual="off; on with full (method.kind)",
         label="Train the projector",
         basic=True,
     )

@@ -199,7 +199,8 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
     """The stack of decoder layers: the longest list of modules in the model."""
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
     if not lists:
-        raise ArgsError([Problem("method.kind", "freeze finds no stack of layers in this model. Choose lora or full.")])
+        said = "freeze (method.kind) finds no stack of layers in this model. Choose lora or full."
+        raise ArgsError([Problem("method.kind", said)])
     return max(lists, key=len)
 
 

@@ -1,0 +1,45 @@
+"""The names that a field of `name=value` lines can hold, as a row of chips above its text.
+
+The text is the one truth: static/form.js presses a chip whose name has a line in it, and adds or takes the line when a
+chip is clicked. Knows no argument by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+
+from app import typed
+from engine.contract.own import Own
+
+HINT = "choose above, or type name=value, one a line"
+NOTHING = "nothing to set"
+
+
+def row(known: Mapping[str, Own]) -> str:
+    """A button for each name, which carries its line, what it does and its usual value; nothing where there is none."""
+    return "".join(_chip(name, own) for name, own in known.items())
+
+
+def hint(known: Mapping[str, Own]) -> str:
+    """What an empty text says."""
+    return HINT if known else NOTHING
+
+
+def _chip(name: str, own: Own) -> str:
+    line = f"{name}={typed.scalar(own.default, kept=False)}"
+    said = {
+        "data-name": name, "data-line": line, "data-tip": own.help, "data-usual": f"{line}{_among(own)}",
+        "aria-label": f"{name}: {own.help}",
+    }  # fmt: skip
+    attributes = " ".join(f'{key}="{escape(worth)}"' for key, worth in said.items())
+    return f'<button type="button" class="tb-chip" aria-pressed="false" {attributes}>{escape(name)}</button>'
+
+
+def _among(own: Own) -> str:
+    """What else it can be."""
+    if own.choices:
+        return f"; or {', '.join(choice for choice in own.choices if choice != own.default)}"
+    if own.low is not None and own.high is not None:
+        return f", from {typed.number(own.low)} to {typed.number(own.high)}"
+    return f", at least {typed.number(own.low)}" if own.low is not None else ""
