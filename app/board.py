@@ -17,8 +17,9 @@ A tab is one module in `app/tabs` and one word in `TABS`:
 
 From another tab, "evaluate this run" is an event whose function returns `board.jump("evaluate", ref)` and whose outputs
 are `board.jump_to("evaluate")`. `ref` is what `data.weights` reads: `RUN`, `RUN/step-40`, `exports/NAME`, a model's
-name; for `runs` it is a run's id. The tab on screen and the run or dataset that is open stand in the address, so that a
-reload or a second browser shows the same.
+name; for `runs` it is a run's id, for `train` that of the run to begin from. The tab on screen and the run or dataset
+that is open stand in the address, so that a reload or a second browser shows the same; Train is then asked for
+`run:ID`, as its form begins from the run that it shows.
 
 Every function of a tab gets values and returns values; what must survive lies in the workspace, never in this process.
 """
@@ -199,7 +200,8 @@ def _connect(board: Board, names: list[str], pill: gr.HTML, meter: gr.HTML, addr
         name = name if name in names else names[0]
         run = said.get("run", "")
         opened = [run if name == "runs" else "", run if name == "train" else "", said.get("data", "")]
-        return [gr.Tabs(selected=name), name, *opened, *only(name)]
+        watched = Ask(f"run:{run}", time.time_ns()) if opened[1] else gr.skip()
+        return [gr.Tabs(selected=name), name, *opened, *only(name), watched]
 
     def only(shown: str) -> list[Any]:
         return [time.time_ns() if name == shown else gr.skip() for name in names]
@@ -217,8 +219,8 @@ def _connect(board: Board, names: list[str], pill: gr.HTML, meter: gr.HTML, addr
     board.moving.change(only, board.shown, list(board.moved.values()), **QUIET)
     # A click that was made before the answer came goes before it; only the browser knows of it.
     loaded = board.page.load(
-        arrived, address, [board.tabs, *said, *board.come.values()], js="() => window.location.search",
-        **IN_ORDER, **QUIET,
+        arrived, address, [board.tabs, *said, *board.come.values(), board.asked["train"]],
+        js="() => window.location.search", **IN_ORDER, **QUIET,
     )  # fmt: skip
     loaded.then(None, None, None, js="() => tuneboard.stay()")
     board.page.load(looked, None, [pill, meter, board.moving], **QUIET)

@@ -28,6 +28,8 @@ FIRST = 2  # rows that are printed with marks
 NAMED = 8  # rows that a finding names
 BAR = 40  # characters of the longest bar of the histogram
 SAY_SECONDS = 0.5
+UNSEEN = "The rows were not looked at one by one: add --data for that."
+NOT_YET = "The rows were not looked at: that takes the model, which is not on this machine yet."
 
 
 def check(args: AnyArgs, workspace: Path, *, rows: bool = False, as_json: bool = False) -> int:
@@ -50,6 +52,8 @@ def check(args: AnyArgs, workspace: Path, *, rows: bool = False, as_json: bool =
         if found and isinstance(args, TrainArgs):
             print("\n".join(_said(found, args, workspace)))
         print("\n".join(map(str, problems)) if problems else _verdict(found))
+        if isinstance(args, TrainArgs) and not (found or problems):
+            print(NOT_YET if rows else UNSEEN)
     return 2 if problems or (found and found.of("error")) else 0
 
 

@@ -24,9 +24,11 @@ from data.planning.fit import Fit, applied, fitted
 from data.planning.past import Measured
 from engine.contract import text
 from engine.contract.errors import Problem
+from engine.contract.launching import Launch
 from engine.contract.rules import Here
 
 POLL_SECONDS = 1.0
+ALONE = {"processes": 1, "machines": 1, "strategy": "ddp"}  # how a run is launched whose steps can be measured
 _errands = Errands(past.KEPT, Measured)
 
 Look = Callable[[str], Forecast | None]
@@ -39,6 +41,7 @@ class Fitting:
         self.workspace, self.form, self.look = board.workspace, form, look
         with gr.Row(elem_classes="tb-fitting", elem_id="train-fitting"):
             self.measure = gr.Button("Measure", size="sm", min_width=0, elem_id="train-measure", visible=False)
+            self.why = gr.HTML(elem_id="train-unmeasured", padding=False)
             self.fit = gr.Button("Make it fit", size="sm", min_width=0, elem_id="train-fit", visible=False)
             self.said = gr.HTML(elem_id="train-measured", padding=False)
         with gr.Column(visible=False, elem_id="train-proposal", elem_classes="tb-proposal") as self.proposal:
@@ -48,14 +51,19 @@ class Fitting:
                 self.dismiss = gr.Button("Not now", size="sm", min_width=0, elem_id="train-dismiss")
         self.asked = gr.State("")  # what is being measured: its name and arguments, as JSON
         self.clock = board.timer(POLL_SECONDS)
-        self.outputs = [self.measure, self.fit, self.proposal]
+        self.outputs = [self.measure, self.why, self.fit, self.proposal]
 
-    def offer(self, found: Forecast | None) -> list[Any]:
-        """Which of the buttons there are for the plan as it is now; a proposal for another one goes away."""
+    def offer(self, found: Forecast | None, linked: Callable[[str], str] = escape) -> list[Any]:
+        """Which of the buttons there are for the plan as it is now; a proposal for another one goes away.
+
+        linked: a sentence that may name fields, as HTML.
+        """
         plan = found.plan if found and not found.problems else None
-        ready = plan is not None and bool(found and found.card and found.may_start) and plan.args.launch.everywhere == 1
+        ready = plan is not None and bool(found and found.card and found.may_start)
+        several = plan is not None and plan.args.launch.everywhere > 1
         return [
-            gr.Button(visible=ready),
+            gr.Button(visible=ready, interactive=not several),
+            f'<p class="tb-muted">{linked(alone(plan.args.launch))}</p>' if ready and several else "",
             gr.Button(visible=bool(plan and not plan.fits)),
             gr.Column(visible=False),
         ]
@@ -106,7 +114,7 @@ class Fitting:
         )
         said = f'<span class="tb-muted">Measuring: {escape(word or "starting")} ...</span>'
         # In sight whatever the form holds by now: what was begun can always be left.
-        return [said, gr.Button("Cancel", visible=True), gr.Timer(active=True)]
+        return [said, gr.Button("Cancel", visible=True, interactive=True), gr.Timer(active=True)]
 
     def _ended(self, said: str) -> list[Any]:
         return ["", said, gr.Button("Measure"), gr.Timer(active=False)]
@@ -158,3 +166,10 @@ class Fitting:
         """A value as the form shows it."""
         words = {True: "on", False: "off", None: "empty"}
         return words[value] if isinstance(value, bool | None) else self.form.titles.get((path, value), str(value))
+
+
+def alone(launch: Launch) -> str:
+    """Why a run of several processes is not measured, and what to change for it."""
+    fields = [f"launch.{name} to {value}" for name, value in ALONE.items() if getattr(launch, name) != value]
+    needs = "as much" if launch.strategy == ALONE["strategy"] else "less"
+    return f"Two steps are measured in one process. For that set {', '.join(fields)}; each of several needs {needs}."

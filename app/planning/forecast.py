@@ -36,6 +36,7 @@ class Forecast:
     """What is known; a part is None while it cannot be, and `problems` say why, each at its field.
 
     `question` names the exact look at the rows while `rows` is a sample, and is empty once all of them are counted.
+    `out_of_reach`: what keeps the run from starting and not from being planned.
     """
 
     args: TrainArgs
@@ -45,11 +46,12 @@ class Forecast:
     plan: Plan | None = None
     steps: int = 0
     problems: tuple[Problem, ...] = ()
+    out_of_reach: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
     def may_start(self) -> bool:
-        return not self.problems and not (self.rows and self.rows.of("error"))
+        return not self.problems and not self.out_of_reach and not (self.rows and self.rows.of("error"))
 
 
 def look(args: TrainArgs, workspace: Path, allowed: Sequence[Path] = ()) -> Forecast:
@@ -57,6 +59,7 @@ def look(args: TrainArgs, workspace: Path, allowed: Sequence[Path] = ()) -> Fore
     problems: list[Problem] = []
     notes: list[str] = []
     card, rows, question = None, None, ""
+    away: list[Problem] = []
     try:
         folder = runs.model_folder(workspace, args, allowed)
         card = models.card(folder) if folder else None
@@ -65,6 +68,7 @@ def look(args: TrainArgs, workspace: Path, allowed: Sequence[Path] = ()) -> Fore
     else:
         notes += preflight.notes(args, workspace)
         problems += preflight.problems(args, workspace, allowed, rows=False)
+        away = preflight.out_of_reach(args, workspace)
     if not problems:
         try:
             rows, question = rows_of(args, card.folder if card else None, workspace, allowed)
@@ -82,7 +86,7 @@ def look(args: TrainArgs, workspace: Path, allowed: Sequence[Path] = ()) -> Fore
         plan.args if plan else args, card, rows, question,
         plan=plan,
         steps=auto.total_steps(args, facts) if rows else 0,
-        problems=tuple(problems), notes=tuple(notes),
+        problems=tuple(problems), out_of_reach=tuple(away), notes=tuple(notes),
     )  # fmt: skip
 
 

@@ -58,7 +58,8 @@ def outlook(found: Forecast, counted: str = "", linked: Callable[[str], str] = e
     linked: a sentence that may name fields, as HTML.
     """
     inner = (
-        f"{_sentence(found)}{_time(found)}{_memory(found)}{_checks(found, linked)}{_findings(found, counted, linked)}"
+        f"{_sentence(found)}{_away(found, linked)}{_time(found)}{_memory(found)}{_checks(found, linked)}"
+        f"{_findings(found, counted, linked)}"
     )
     return f'<div class="tb-outlook">{inner}</div>'
 
@@ -67,6 +68,12 @@ def wrong(lines: Sequence[tuple[str, str]]) -> str:
     """What must be mended before Start, as (field, sentence), both HTML."""
     items = "".join(f"<li><strong>{label}</strong> {text}</li>" for label, text in lines)
     return f'<div class="tb-outlook"><p class="tb-lead">Mend this first</p><ul class="tb-wrongs">{items}</ul></div>'
+
+
+def _away(found: Forecast, linked: Callable[[str], str]) -> str:
+    """What keeps a run that can be planned from starting."""
+    items = "".join(f"<li>{linked(problem.text)}</li>" for problem in found.out_of_reach)
+    return f'<ul class="tb-wrongs">{items}</ul>' if items else ""
 
 
 def start(found: Forecast | None, busy: bool) -> str:

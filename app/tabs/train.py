@@ -37,6 +37,7 @@ from engine.contract.rules import Here, lacking
 from engine.contract.tasks import Task
 
 TITLE = "Train"
+NEXT = "The form is for the next run, and begins with the arguments of this one. New run shows its plan."
 HERE = "here"
 PLACES = {
     HERE: "This machine", "machines": "By hand", "slurm": "Slurm", "ray": "Ray", "kubernetes": "Kubernetes",
@@ -158,6 +159,7 @@ class Train:
             with gr.Row(elem_classes="tb-card-top"):
                 gr.HTML('<h2 class="tb-title">The run</h2>', padding=False)
                 self.again = gr.Button("New run", size="sm", min_width=0, elem_id="train-new")
+            gr.HTML(f'<p class="tb-muted">{NEXT}</p>', padding=False)
             self.view = live.RunView("train-run", self.workspace, dense=True)
 
     # Events
@@ -261,7 +263,7 @@ class Train:
             gr.Column(visible=serving),
             *self.look.offer(found, offered, which),
             gr.Timer(active=bool(found and found.question and not words)),
-            *self.fitting.offer(found if not words else None),
+            *self.fitting.offer(found if not words else None, linked),
         ]  # fmt: skip
 
     def _counted(self, offered: Any, which: str, held: str) -> list[Any]:
@@ -370,12 +372,21 @@ class Train:
         return [*self.form.shown(args), ""]
 
     def _asked(self, ref: str) -> list[Any]:
-        """A run to be cloned, or `data:NAME`: a dataset to train on in place of those that are chosen."""
+        """A run to be cloned, `run:ID`: the one that is shown, or `data:NAME`: a dataset in place of those chosen."""
+        if ref.startswith("run:"):
+            return self._reached(ref.removeprefix("run:"))
         if not ref.startswith("data:"):
             return self._clone(ref)
         chosen = gr.Dropdown(self._offered()["datasets"], value=[ref.removeprefix("data:")])
         train = self.form.components["data.train", ""]
         return [*(chosen if field is train else gr.skip() for field in self.form.inputs), "", ""]
+
+    def _reached(self, ref: str) -> list[Any]:
+        """The address names the run that is shown: the form holds its arguments, as it did when it was started."""
+        found = next((one for one in runs.listed(self.workspace) if one.id == ref), None)
+        if found and found.kind != "train":
+            return [*(gr.skip() for _ in self.form.inputs), sentence_error(f"{ref} is no training.", "See Runs."), ""]
+        return [*self._clone(ref)[:-1], gr.skip() if found else ""]
 
     def _clone(self, ref: str) -> list[Any]:
         run = runs.opened(self.workspace, ref)

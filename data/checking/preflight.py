@@ -22,6 +22,7 @@ from data import models, weights
 from data.checking import against, vocabulary
 from data.datasets import registry, sets
 from data.encoding.render import ChatTemplate, names
+from data.hubs import hub
 from data.models import Card
 from data.planning.sizes import resized
 from data.reading import files
@@ -68,10 +69,12 @@ def problems(
 ) -> list[Problem]:
     """Everything that keeps `args` from running here; datasets are read in the workspace and the `allowed` folders.
 
-    Without `rows` only the heads of datasets are read, as is quick enough to do while somebody types.
+    Without `rows` only the heads of datasets are read, as is quick enough to do while somebody types; and a model out
+    of reach is none, as it may be planned for.
     """
     if isinstance(args, TrainArgs):
-        return list(_train(args, workspace, allowed, rows))
+        away = out_of_reach(args, workspace) if rows else []
+        return [*away, *_train(args, workspace, allowed, rows)]
     if isinstance(args, DownloadArgs):
         return []  # the hub has the word
     if isinstance(args, MakeArgs):
@@ -101,9 +104,22 @@ def notes(args: AnyArgs, workspace: Path) -> list[str]:
         place = models.find(args.model.path, workspace, args.model.revision)
     except BoardError:
         return said
-    if place.folder is None:
+    if place.folder is None and not hub.offline():
         said.append(f"{place.hub_id} is not on this machine yet; the run downloads it first.")
     return said
+
+
+def out_of_reach(args: TrainArgs, workspace: Path) -> list[Problem]:
+    """The model, where it is still on a hub and no hub may be asked: it can be planned for, but no run can begin."""
+    set_by = hub.offline()
+    try:
+        place = models.find(args.model.path, workspace, args.model.revision)
+    except BoardError:
+        return []
+    if place.folder is not None or not set_by:
+        return []
+    said = f"{place.hub_id} is not on this machine, and the board is offline, because {set_by} is set."
+    return [Problem("model.path", f"{said} Choose a model that is here, or start without that variable.")]
 
 
 def grounded(args: Any, workspace: Path) -> Any:

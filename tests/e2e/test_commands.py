@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.check import NOT_YET, UNSEEN
 from engine.contract import rundir, start, text
 from engine.contract.rundir import Run
 from tests.e2e.training import losses
@@ -230,11 +231,28 @@ def test_check_knows_the_trainers_own_settings(workspace: Path) -> None:
     ]
 
 
-def test_a_model_that_is_still_on_a_hub_is_a_note_and_no_problem(workspace: Path) -> None:
+def test_a_model_that_is_still_on_a_hub_is_a_note_and_no_problem(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     done = engine(workspace, "check", "model=someone/some-model", "data=sums.jsonl")
-    assert (done.returncode, done.stdout) == (
-        0, "Note: someone/some-model is not on this machine yet; the run downloads it first.\nNo problem found.\n"
-    )  # fmt: skip
+    note = "Note: someone/some-model is not on this machine yet; the run downloads it first."
+    assert (done.returncode, done.stdout.splitlines()) == (0, [note, "No problem found.", UNSEEN])
+    done = engine(workspace, "check", "model=someone/some-model", "data=sums.jsonl", "--data")
+    assert done.stdout.splitlines() == [note, "No problem found.", NOT_YET]
+
+
+def test_a_model_that_is_still_on_a_hub_is_refused_where_no_hub_may_be_asked(workspace: Path) -> None:
+    for verb in ("check", "train"):
+        done = engine(workspace, verb, "model=someone/some-model", "data=sums.jsonl")
+        assert done.returncode == 2 and not (workspace / "runs").exists()
+        said = "model.path: someone/some-model is not on this machine, and the board is offline, because HF_HUB_OFFLINE"
+        assert (done.stdout + done.stderr).startswith(said)
+
+
+def test_check_that_does_not_look_at_rows_says_so_and_how_it_would(workspace: Path) -> None:
+    said = engine(workspace, "check", *TRAIN).stdout.splitlines()
+    assert said == ["No problem found.", UNSEEN] and "--data" in UNSEEN
 
 
 @pytest.mark.parametrize(

@@ -67,3 +67,28 @@ def test_two_steps_are_measured_and_replace_the_estimate(start_board, open_page,
     page.locator("#train-measure").click()
     expect(page.locator("#train-measure")).to_have_text("Measure")
     expect(page.locator("#train-measured")).not_to_contain_text("Measuring")
+
+
+def test_what_takes_several_processes_says_why_it_is_not_measured(start_board, open_page, fresh_workspace):
+    page = open_page(start_board(fresh_workspace).url)
+    ready(page)
+    expect(page.locator("#train-measure")).to_be_enabled()
+    page.locator("#train-more-launch > button").click()
+    page.locator("#train-launch-processes input").fill("2")
+    why = page.locator("#train-unmeasured")
+    expect(why).to_contain_text("Two steps are measured in one process. For that set Processes to 1;")
+    expect(page.locator("#train-measure")).to_be_disabled()
+    why.get_by_role("button", name="Processes").click()
+    expect(page.locator("#train-launch-processes input")).to_be_focused()
+    page.locator("#train-launch-processes input").fill("1")
+    expect(page.locator("#train-measure")).to_be_enabled()
+    expect(why).to_have_text("")
+
+
+def test_a_model_that_cannot_come_is_planned_for_and_not_started(start_board, open_page, fresh_workspace):
+    page = open_page(start_board(fresh_workspace, HF_HUB_OFFLINE=1).url)
+    ready(page)
+    choose(page, "Qwen/Qwen2.5-7B-Instruct")
+    expect(page.locator("#train-outlook")).to_contain_text("Memory: about")
+    expect(page.locator("#train-outlook .tb-wrongs")).to_contain_text("because HF_HUB_OFFLINE is set")
+    expect(page.locator("#train-start")).to_be_disabled()
