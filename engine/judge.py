@@ -25,6 +25,7 @@ from data.encoding.render import ChatTemplate
 from data.encoding.tokens import TextTokenizer
 from data.rows import pictures
 from data.rows.conversation import Row
+from engine.feedback.rollout import bare
 from engine.models.seen import SeenExamples
 from engine.models.vision import Shown, Sight, expand
 from engine.report import Stop
@@ -164,8 +165,6 @@ class Judge:
             do_sample=False, num_beams=1, max_new_tokens=max_tokens, eos_token_id=self.ends or None,
             pad_token_id=self.pad, repetition_penalty=1.0, use_cache=True,
         )  # fmt: skip
-        # What is not set above would be filled in from the model's own wishes, which the other model may not share.
-        inner.generation_config = GenerationConfig()
 
     @torch.inference_mode()
     def measure(self, items: Sequence[Item]) -> list[Measured]:
@@ -200,10 +199,11 @@ class Judge:
         longest = max(map(len, prompts))
         ids = self._tensor([[self.pad] * (longest - len(prompt)) + prompt for prompt in prompts])
         mask = self._tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-        said = self.model.generate(
-            input_ids=ids, attention_mask=mask, generation_config=self.settings,
-            stopping_criteria=[self._asked_to_stop], **self._seen(ids, [item.prompt_shown for item in items]),
-        )  # fmt: skip
+        with bare(self.model):  # the model's own wishes, which the other model may not share, are for its ends alone
+            said = self.model.generate(
+                input_ids=ids, attention_mask=mask, generation_config=self.settings,
+                stopping_criteria=[self._asked_to_stop], **self._seen(ids, [item.prompt_shown for item in items]),
+            )  # fmt: skip
         for row in said[:, longest:].tolist():
             end = next((place for place, id in enumerate(row) if id in self.ends), None)
             yield self.tokenizer.decode(row[:end], skip_special=True).strip(), end is None

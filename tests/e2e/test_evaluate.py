@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from data.encoding.tokens import TextTokenizer
 from data.rows.conversation import Row
 from engine import evaluate, judge
 from engine.contract import rundir, text
@@ -85,6 +86,19 @@ def test_a_model_is_no_better_than_itself(workspace: Path) -> None:
     assert found["verdict"] == "no clear difference"
     for metric in found["metrics"].values():
         assert (metric["difference"], metric["low"], metric["high"]) == (0, 0, 0)
+
+
+def test_what_ends_an_answer_ends_that_of_both(workspace: Path) -> None:
+    """The model's own generation_config.json names ends that its tokenizer does not know of."""
+    import shutil
+
+    trained, folder = tuned.adapter_run(workspace), workspace / "models" / "tiny"
+    folder.rename(folder.with_name("was"))
+    shutil.copytree(folder.with_name("was"), folder)
+    every = list(range(TextTokenizer.of(folder).vocabulary_size))
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": every}))
+    found = rows(do(workspace, tuned=trained.id, base=trained.id))
+    assert {row[name]["answer"] for row in found for name in ("base", "tuned")} == {""}
 
 
 def test_an_export_equals_the_run_that_it_came_from(workspace: Path) -> None:
