@@ -27,9 +27,10 @@ def hint(known: Mapping[str, Own]) -> str:
 
 
 def _chip(name: str, own: Own) -> str:
-    line = f"{name}={typed.scalar(own.default, kept=False)}"
+    usual = f"{name}={typed.scalar(own.default, kept=False)}"
+    line = f"{name}=true" if isinstance(own.default, bool) else usual  # a switch that is clicked is meant to be on
     said = {
-        "data-name": name, "data-line": line, "data-tip": own.help, "data-usual": f"{line}{_among(own)}",
+        "data-name": name, "data-line": line, "data-tip": own.help, "data-usual": f"{usual}{_among(own)}",
         "aria-label": f"{name}: {own.help}",
     }  # fmt: skip
     attributes = " ".join(f'{key}="{escape(worth)}"' for key, worth in said.items())
@@ -38,8 +39,9 @@ def _chip(name: str, own: Own) -> str:
 
 def _among(own: Own) -> str:
     """What else it can be."""
-    if own.choices:
-        return f"; or {', '.join(choice for choice in own.choices if choice != own.default)}"
+    choices = (True, False) if isinstance(own.default, bool) else own.choices
+    if choices:
+        return f"; or {', '.join(typed.scalar(choice) for choice in choices if choice != own.default)}"
     if own.low is not None and own.high is not None:
         return f", from {typed.number(own.low)} to {typed.number(own.high)}"
     return f", at least {typed.number(own.low)}" if own.low is not None else ""

@@ -108,7 +108,7 @@ def arguments(draw: st.DrawFn, kind: str = "") -> AnyArgs:
     tags = {spec.path: draw(st.sampled_from(spec.choices)) for spec in specs if spec.path.endswith(".kind")}
     assume((tags.get("task.kind"), tags.get("method.kind")) not in APART)
     free = [spec for spec in specs if spec.path not in tags and spec.variant in ("", tags.get(f"{spec.union}.kind"))]
-    wanted = [spec for spec in free if spec.path in ("tuned", "task.boundaries")]
+    wanted = [spec for spec in free if spec.path in ("tuned", "task.boundaries", "task.max_new_tokens")]
     chosen = draw(st.lists(st.sampled_from(free), max_size=8, unique_by=lambda spec: spec.path))
     content: dict[str, Any] = {}
     pairs = ((spec.path, draw(value(spec))) for spec in {spec.path: spec for spec in [*wanted, *chosen]}.values())
