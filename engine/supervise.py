@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import select
 import shlex
 import signal
 import subprocess
@@ -55,7 +56,10 @@ class Supervisor:
         self.run, self.lock, self.devices, self.tickets, self.share = run, lock, devices, tickets, share
         self.tries = tries
         self.stops = 0
-        self.woken = threading.Event()
+        # Signals are told by this pipe: a handler that sets an Event waits for ever for the lock of a wait that it
+        # interrupts, and a signal that comes just before a wait does not end it.
+        self.wakes, self.waker = os.pipe()
+        os.set_blocking(self.waker, False)
         self.status: dict[str, object] = {
             "state": "queued", "queued_at": queued_at, "devices": devices, "attempt": 1,
             "supervisor": identity(os.getpid()),
@@ -75,9 +79,14 @@ class Supervisor:
 
     def asked_to_stop(self, *_: object) -> None:
         self.stops += 1
-        self.woken.set()
+
+    def wait(self, seconds: float | None) -> None:
+        """Until a signal comes or a worker ends, and no longer than that."""
+        if select.select([self.wakes], [], [], seconds)[0]:
+            os.read(self.wakes, 1024)
 
     def supervise(self) -> None:
+        signal.set_wakeup_fd(self.waker, warn_on_full_buffer=False)
         signal.signal(signal.SIGTERM, self.asked_to_stop)
         signal.signal(signal.SIGINT, self.asked_to_stop)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -94,7 +103,7 @@ class Supervisor:
             while not self.stops:
                 if all(ticket.is_first() for ticket in self.tickets) and take_all(locks, share=self.share):
                     return locks
-                self.woken.wait(QUEUE_POLL_SECONDS)
+                self.wait(QUEUE_POLL_SECONDS)
             return None
         finally:
             for ticket in self.tickets:
@@ -127,7 +136,7 @@ class Supervisor:
         os.close(log)
         began = self.status.get("started_at", time.time())
         self.record(state="running", started_at=began, worker=identity(worker.pid))
-        threading.Thread(target=lambda: (worker.wait(), self.woken.set()), daemon=True).start()
+        threading.Thread(target=lambda: (worker.wait(), os.write(self.waker, b".")), daemon=True).start()
         killed_by_us = self.follow(worker)
         os.close(pipe_in)
         _kill_group(worker.pid)  # whatever the worker left behind must not hold the locks
@@ -140,8 +149,7 @@ class Supervisor:
         """Wait for the worker's end and forward stops; True when we had to kill it."""
         forwarded, deadline, killed = 0, None, False
         while worker.poll() is None:
-            self.woken.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
-            self.woken.clear()
+            self.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
             if self.stops > forwarded:
                 forwarded = self.stops
                 if forwarded == 1:
@@ -162,7 +170,7 @@ def ending(code: int, stops: int, killed_by_us: bool, oom_kills_since: int) -> d
     """
     if code == 0:
         return {"state": "done", "exit_code": 0}
-    if killed_by_us:
+    if killed_by_us and code < 0:  # it may have ended by itself just before
         return {
             "state": "stopped",
             "signal": -code,

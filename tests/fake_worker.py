@@ -51,11 +51,12 @@ class FakeWorker:
         self.fails_at = int(at) if at else self.steps // 2
 
     def work(self) -> int:
+        threading.Thread(target=self.watch_supervisor, daemon=True).start()
         if self.failure != "hang":
-            signal.signal(signal.SIGTERM, lambda *_: self.stop.set())
+            # In a thread of its own: the signal may come while the wait that it interrupts holds the event's lock.
+            signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=self.stop.set).start())
         else:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        threading.Thread(target=self.watch_supervisor, daemon=True).start()
         args: Any = text.load(self.run.args_path)
         self.events.write(events.Phase("loading"))
         print("loading the model", flush=True)

@@ -29,8 +29,10 @@ CHILD = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); tim
 def work(run: Run) -> int:
     told = json.loads(run.args_path.read_text())
     stop = threading.Event()
-    signal.signal(signal.SIGTERM, signal.SIG_IGN if told.get("deaf") else lambda *_: stop.set())
     threading.Thread(target=watch_supervisor, args=(stop,), daemon=True).start()
+    # In a thread of its own: the signal may come while the wait that it interrupts holds the event's lock.
+    heard = signal.SIG_IGN if told.get("deaf") else lambda *_: threading.Thread(target=stop.set).start()
+    signal.signal(signal.SIGTERM, heard)
     attempt = int(run.status().get("attempt", 1))
     events, metrics = Journal(run.events_path, attempt=attempt), Journal(run.metrics_path, attempt=attempt)
     if told.get("child"):

@@ -79,6 +79,9 @@ def ended(said: list[Ending], run: Run, report: Report, stop: Stop, *, everywher
             raise Stopped
         return 0
     told = [one for one in failed if not one.bug] or ([] if mute else failed)
+    stopped = [one.at for one in said if one.code == STOPPED]
+    if stop.asked and stopped and not mute and all(one.bug and one.at > min(stopped) for one in failed):
+        raise Stopped  # one that had not begun to train ended at once, and the others missed it in what they share
     if any(one.code == OUT_OF_MEMORY for one in failed) or (struck and not told):
         return OUT_OF_MEMORY
     if told:

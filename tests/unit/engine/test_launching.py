@@ -19,7 +19,7 @@ from engine.contract.launching import Launch, command
 from engine.contract.rules import Here, unmet
 from engine.devices import launch
 from engine.devices.ranks import ENDS, Ending
-from engine.report import Report, Stop
+from engine.report import Report, Stop, Stopped
 from engine.supervise import FAILED, OUT_OF_MEMORY, STOPPED
 from tests.processes import until
 
@@ -193,6 +193,28 @@ def test_a_process_that_died_is_told_from_those_that_were_ended_with_it(
     assert launch.ended(said, run, Report(run), Stop(), everywhere=4, struck=0) == FAILED
     [told] = [record["text"] for record in rundir.records(run.events_path) if record["kind"] == "error"]
     assert told.startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("said", "asked", "stopped"),
+    [
+        ([Ending(0, STOPPED, at=1.0), Ending(1, FAILED, "Connection closed by peer.", bug=True, at=2.0)], True, True),
+        ([Ending(0, STOPPED, at=1.0), Ending(1, FAILED, "The disk is full.", at=2.0)], True, False),
+        ([Ending(0, FAILED, "KeyError: 1", bug=True, at=1.0), Ending(1, STOPPED, at=2.0)], True, False),
+        ([Ending(0, STOPPED, at=1.0), Ending(1, FAILED, "Connection closed by peer.", bug=True, at=2.0)], False, False),
+    ],
+    ids=["one was missed by the other", "another cause", "a bug before the stop", "nobody asked"],
+)
+def test_a_stop_is_no_failure_of_those_who_miss_the_first_to_heed_it(
+    said: list[Ending], asked: bool, stopped: bool, tmp_path: Path
+) -> None:
+    run, stop = rundir.make(tmp_path, "two", "kind: train"), Stop()
+    stop.asked = asked
+    if stopped:
+        with pytest.raises(Stopped):
+            launch.ended(said, run, Report(run), stop, everywhere=2, struck=0)
+    else:
+        assert launch.ended(said, run, Report(run), stop, everywhere=2, struck=0) == FAILED
 
 
 def test_a_process_that_hangs_has_noted_that_it_was_asked_to_end_and_what_it_forked_off_notes_nothing(

@@ -20,6 +20,7 @@ from engine.supervise import FAILED, MUTE, OUT_OF_MEMORY, STOPPED, ending
 from tests.processes import LEAN, ended, gone, lean, phases, pid, steps, until
 
 FOR_EVER = 1_000_000
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(autouse=True)
@@ -80,6 +81,8 @@ def test_a_kill_by_us_is_a_stop_and_no_lack_of_memory() -> None:
     assert ending(-signal.SIGTERM, 1, False, 0)["state"] == "stopped"
     assert ending(-signal.SIGTERM, 0, False, 0)["state"] == "failed"
     assert ending(0, 1, True, 0)["state"] == "done"
+    assert ending(STOPPED, 2, True, 0)["why"] == "Stopped on request."  # it was quicker than the kill
+    assert ending(STOPPED, 2, True, 0)["why"] == "Stopped on request."  # it was quicker than the kill
 
 
 @pytest.mark.parametrize(
@@ -213,6 +216,28 @@ def test_a_second_stop_kills_the_worker_with_all_its_children(tmp_path: Path, ch
     until(lambda: not held(device_lock("cpu")))
 
 
+def test_a_stop_is_heard_at_whatever_moment_of_the_waiting_it_comes(tmp_path: Path) -> None:
+    program = """
+import random, signal, sys
+from pathlib import Path
+from engine.contract.rundir import Run
+from engine.supervise import Supervisor
+
+class Asked(Supervisor):
+    def wait_for_devices(self):
+        signal.signal(signal.SIGALRM, self.asked_to_stop)
+        for asked in range(2000):
+            signal.setitimer(signal.ITIMER_REAL, random.uniform(0.00001, 0.0005))
+            while self.stops == asked:
+                self.wait(random.choice((0.00005, None)))
+
+Asked(Run(Path(sys.argv[1])), -1, 1, ["cpu"], [], False).supervise()
+"""
+    run = rundir.make(tmp_path, "asked", "{}")
+    subprocess.run([sys.executable, "-c", program, str(run.path)], cwd=ROOT, timeout=60, check=True)
+    assert run.status()["why"] == "Stopped while waiting in the queue."
+
+
 def test_a_worker_that_does_not_end_in_time_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNEBOARD_STOP_SECONDS", "0.1")
     run = running(lean(tmp_path, steps=FOR_EVER, deaf=True, child=True))
@@ -254,9 +279,8 @@ def test_a_run_goes_on_when_its_starter_is_killed(tmp_path: Path) -> None:
         "import sys; from pathlib import Path; from tests.processes import lean;"
         "print(lean(Path(sys.argv[1]), steps=50, seconds=0.01).path, flush=True); sys.stdin.read()"
     )
-    root = Path(__file__).resolve().parents[3]
     command = [sys.executable, "-c", program, str(tmp_path)]
-    starter = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root)
+    starter = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert starter.stdout is not None
     run = running(Run(Path(starter.stdout.readline().strip())))
     starter.kill()
