@@ -43,6 +43,7 @@ LION = {"beta1": BETA1, "beta2": Own(0.999, "How slowly the direction is forgott
 MOMENTUM = Own(0.0, "How much of the last steps' direction is kept.", 0, 0.9999)
 RMS = {"alpha": Own(0.99, "How slowly the size of gradients is forgotten.", 0, 0.99999), "eps": EPS,
        "momentum": MOMENTUM, "centered": Own(False, "Takes the mean gradient off.")}  # fmt: skip
+RMS_BNB = {"alpha": Own(0.99, RMS["alpha"].help, 0.0001, 0.99999), "eps": EPS, "momentum": MOMENTUM}
 LOW = {
     "rank": Own(128, "Rank of the space that gradients are projected to.", 1, 65536),
     "update_proj_gap": Own(200, "Steps between two projections.", 1, 1_000_000),
@@ -117,7 +118,7 @@ SOLVERS: dict[str, Solver] = {
     "adalomo": Solver(LOMO, *LOMO_AT, matrices=True, at_once=True, alone=True, device="cuda"),
     "schedule_free_adamw": Solver(ADAM | FREE, *FREE_AT),
     "schedule_free_radam": Solver(ADAM | FREE, *FREE_AT),
-    "schedule_free_sgd": Solver({"momentum": Own(0.9, MOMENTUM.help, 0, 0.9999)} | FREE, *FREE_AT),
+    "schedule_free_sgd": Solver({"momentum": Own(0.9, MOMENTUM.help, 0.0001, 0.9999)} | FREE, *FREE_AT),
     "lion_32bit": Solver(LION),
     "lion_8bit": Solver(LION),
     "paged_lion_32bit": Solver(LION),
@@ -125,9 +126,9 @@ SOLVERS: dict[str, Solver] = {
     "sgd": Solver({"momentum": MOMENTUM, "nesterov": Own(False, "Looks one step ahead.")}),
     "adagrad": Solver({"lr_decay": Own(0.0, "How fast the rate falls by itself.", 0, 1)}),
     "rmsprop": Solver(RMS),
-    "rmsprop_bnb": Solver(RMS),
-    "rmsprop_bnb_8bit": Solver(RMS),
-    "rmsprop_bnb_32bit": Solver(RMS),
+    "rmsprop_bnb": Solver(RMS_BNB),
+    "rmsprop_bnb_8bit": Solver(RMS_BNB),
+    "rmsprop_bnb_32bit": Solver(RMS_BNB),
 }  # fmt: skip
 
 

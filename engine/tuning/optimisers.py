@@ -49,6 +49,7 @@ def made(model: nn.Module, args: TrainArgs, config: Any) -> Optimizer:
         keywords["betas"] = (*betas, *([given.pop("beta3", 0.9999)] if len(keywords["betas"]) == 3 else []))
     if name in ("lomo", "adalomo"):
         return kind(keywords.pop("model"), **keywords, **{key: value or None for key, value in given.items()})
+    keywords.pop("warmup_steps", None)  # the schedule warms up; taken for steps, a share would be a rate far too high
     if "optimizer_dict" in keywords:
         keywords.pop("params")
         return kind(keywords.pop("optimizer_dict"), **keywords)
@@ -96,7 +97,7 @@ def schedule(optimiser: Optimizer, args: TrainArgs, config: Any, steps: int) -> 
     optim, name = args.optim, str(args.optim.schedule)
     given = own.values(optim.schedule_own, SCHEDULES[name])
     least, peak = optim.min_learning_rate, config.learning_rate
-    warm = config.get_warmup_steps(steps)
+    warm = min(config.get_warmup_steps(steps), steps - 1)  # a run of one step learns in it
     if name == "warmup_stable_decay":
         given["num_decay_steps"] = max(1, round(float(given.pop("decay")) * steps))
         warm = min(warm, steps - int(given["num_decay_steps"]))

@@ -14,7 +14,9 @@ from data.checking import preflight
 from engine.contract import rundir, text
 from engine.contract.errors import ArgsError
 from engine.contract.rules import _installed
+from engine.contract.rundir import Run
 from engine.contract.solvers import BY_MEASURE, SCHEDULES, SOLVERS
+from engine.report import Stop, Stopped
 from engine.tuning import optimisers
 from engine.tuning.solvers import AdamMini, BlockAdamW
 from tests.e2e.training import TINY, losses, train, weights
@@ -82,6 +84,33 @@ def tiny() -> Any:
     return make
 
 
+@pytest.mark.parametrize("name", ["schedule_free_adamw", "schedule_free_sgd"])
+def test_no_step_is_made_at_more_than_the_peak(tiny: Any, name: str) -> None:
+    """These have a warm-up of their own in whole steps, to which a share would be a rate twenty times as high."""
+    from transformers import TrainingArguments
+
+    needs(name)
+    args = text.parse({}, ["method=full", f"optim.optimiser={name}", "optim.schedule=constant"], kind="train")
+    model, config = (
+        tiny(),
+        TrainingArguments("unused", learning_rate=3e-3, warmup_steps=args.optim.warmup, use_cpu=True),
+    )
+    optimiser = optimisers.made(model, args, config)
+    optimiser.train()  # type: ignore[attr-defined]
+    model(input_ids=torch.arange(9)[None], labels=torch.arange(9)[None]).loss.backward()
+    optimiser.step()
+    assert config.warmup_steps == 0.05
+    assert {group["scheduled_lr"] for group in optimiser.param_groups} == {3e-3}
+
+
+@pytest.mark.parametrize(
+    "words", [["cosine"], ["polynomial"], ["linear", "optim.min_learning_rate=1e-4"]], ids=" ".join
+)
+def test_a_run_of_one_step_learns_in_it(words: list[str]) -> None:
+    assert next(rates := schedule(words[0], 1, *words[1:])) == pytest.approx(1e-3)
+    assert next(rates) <= 1e-3
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", HERE)
 def test_every_optimiser_trains_two_steps_and_moves_the_weights(workspace: Path, name: str) -> None:
@@ -127,6 +156,26 @@ def test_a_resumed_run_learns_at_the_rate_that_it_is_given(workspace: Path) -> N
     slower = train(workspace, *common, f"resume.run={whole.id}", "resume.checkpoint=step-2", "optim.learning_rate=1e-4")
     rates = [losses(run, "train/learning_rate") for run in (whole, slower)]
     assert rates[1] == [pytest.approx(rate / 10, abs=1e-5) for rate in rates[0][2:]]
+
+
+def test_a_stop_while_a_schedule_looks_at_the_rows_held_out_saves_and_ends(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine.training.trainer import Recording
+
+    stop, held_out = Stop(), Recording._held_out
+
+    def stopped(self: Any, *given: Any) -> Any:
+        for batch in held_out(self, *given):
+            stop.asked = self.state.global_step == 2
+            yield batch
+
+    monkeypatch.setattr(Recording, "_held_out", stopped)
+    with pytest.raises(Stopped):
+        train(workspace, "method.rank=4", "optim.schedule=reduce_lr_on_plateau", "data.split=60/40/0",
+              "record.evaluate_every=2", stop=stop)  # fmt: skip
+    [run] = [Run(path) for path in (workspace / "runs").iterdir()]
+    assert [folder.name for _, folder in run.checkpoints()][-1] == "step-3"
 
 
 @pytest.mark.parametrize(
@@ -270,6 +319,11 @@ def test_badam_trains_one_block_at_a_time_and_keeps_state_for_it_alone() -> None
     (["method=full", "optim.optimiser=badam", "launch.processes=2"], "launch.processes to 1"),
     (["optim.own={beta3: 0.5}"], "has no setting 'beta3'"),
     (["optim.optimiser=muon", "optim.own={momentum: 3}"], "out of range"),
+    (["optim.optimiser=sgd", "optim.own={nesterov: true}"], "Set momentum too"),
+    (["optim.optimiser=rmsprop_bnb", "optim.own={centered: true}"], "has no setting 'centered'"),
+    (["optim.optimiser=rmsprop_bnb_8bit", "optim.own={alpha: 0}"], "out of range"),
+    (["optim.optimiser=schedule_free_sgd", "optim.schedule=constant", "optim.own={momentum: 0}"], "out of range"),
+    (["method=full", "optim.optimiser=apollo_adamw", "optim.own={proj_type: left}"], "Set scale_type to tensor"),
     (["optim.schedule=reduce_lr_on_plateau", "data.split=100/0/0"], "no row is held out"),
     (["optim.schedule=constant", "optim.min_learning_rate=1e-5"], "has no lowest rate"),
     (["optim.learning_rate=1e-5", "optim.min_learning_rate=1e-4"], "is not below the peak"),
