@@ -52,6 +52,33 @@ def test_an_entry_of_a_field_that_holds_many_is_named_with_it():
     assert said == "“Own settings”: r is 0."
 
 
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("Choose lora.", "Choose LoRA."),
+        ("Choose lora or full, or freeze with care.", "Choose LoRA or Full, or Freeze with care."),
+        ("See, or choose sft (task.kind).", "See, or choose SFT (“Task”)."),
+        ("Only for sft and pretrain (task.kind).", "Only for SFT and Pretrain (“Task”)."),
+        ("As expand (method.kind) would.", "As New layers (“Method”) would."),
+        ("Set launch.strategy to ddp, or method.kind to ia3.", "Set “Strategy” to ddp, or “Method” to (IA)³."),
+    ],
+)
+def test_a_choice_is_called_by_what_stands_on_its_button(said, shown):
+    assert naming.plain(TrainArgs, said, SFT) == shown
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "It works at the full learning rate.", "Choose full-precision weights.", "Choose lora-base/model.",
+        "Choose another prompt.", "A reward model writes no answers, says lora.", "Choose fuller rows.",
+        "Choose lora.yaml.",
+    ],
+)  # fmt: skip
+def test_a_word_that_is_not_chosen_is_left_alone(said):
+    assert naming.plain(TrainArgs, said, SFT) == said
+
+
 @pytest.mark.parametrize("said", ["model.safetensors", "my-data.train.jsonl", "a/data.train", "v1.2.3", "data.", ""])
 def test_what_is_no_argument_stays(said):
     assert naming.plain(TrainArgs, said, SFT) == said
@@ -136,6 +163,16 @@ def test_no_sentence_on_the_page_shows_a_path():
     shown = (naming.plain(TrainArgs, re.sub(r"\{[^}]*\}", "X", one), dict(zip(SFT, kinds, strict=True)))
              for one, *kinds in said)  # fmt: skip
     assert [sentence for sentence in shown if PATH.search(sentence)] == []
+
+
+def test_no_sentence_on_the_page_calls_a_task_or_method_by_its_value():
+    short = [value for (_, value), title in naming.titles(TrainArgs).items() if value.upper() == title.upper()
+             and title != value.capitalize()]  # fmt: skip
+    assert {"lora", "sft"} <= set(short)  # those that are no words of their own
+    value = re.compile(rf"\b(?:{'|'.join(short)})\b")
+    said = {sentence for sentence, _ in sentences()}
+    assert sum(bool(value.search(sentence)) for sentence in said) > 20
+    assert [one for one in said if value.search(naming.plain(TrainArgs, one, SFT))] == []
 
 
 def test_no_help_on_the_page_shows_a_path():
