@@ -21,7 +21,8 @@ EDGES = " \t\n\r.,;:!?\"'`*“”‘’「」。，！？"
 NUMBER = re.compile(
     r"(?<![\w.])[-+−]?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,4})?", re.ASCII
 )
-FRACTION = re.compile(r"(?:\\[dt]?frac\{([-+]?\d+)\}\{(\d+)\}|([-+]?\d+)\s*/\s*(\d+))")
+FRACTION = re.compile(r"([-+−]?\d+)\s*/\s*(\d+)", re.ASCII)
+TEX = re.compile(r"([-+−]?)\\[dt]?frac\{([-+]?\d+)\}\{(\d+)\}", re.ASCII)
 FENCED = re.compile(r"```[\w+-]*[ \t]*\n(.*?)(?:\n[ \t]*```|\Z)", re.DOTALL)
 KINDS = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None)}
 
@@ -57,9 +58,9 @@ def number(text: str) -> Decimal | None:
         text = marked
     elif "####" in text:
         text = text.rpartition("####")[2]
+    text = TEX.sub(_written_out, text)
     if whole := FRACTION.fullmatch(text.strip(EDGES + "$ ")):
-        above, below = (found for found in whole.groups() if found is not None)
-        return Decimal(above) / Decimal(below) if len(above + below) < DIGITS and int(below) else None
+        return _divided(*whole.groups())
     found = None
     for match in NUMBER.finditer(text):
         found = match.group()
@@ -70,6 +71,18 @@ def number(text: str) -> Decimal | None:
     except InvalidOperation:
         return None
     return value if abs(value.adjusted()) <= DIGITS else None
+
+
+def _written_out(fraction: re.Match[str]) -> str:
+    sign, above, below = fraction.groups()
+    share = _divided(above, below)
+    return " " if share is None else f" {-share if sign in ('-', '−') else share} "
+
+
+def _divided(above: str, below: str) -> Decimal | None:
+    if len(above + below) >= DIGITS or not int(below):
+        return None
+    return Decimal(above.replace("−", "-")) / Decimal(below)
 
 
 def _boxed(text: str) -> str:

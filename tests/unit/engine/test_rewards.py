@@ -43,6 +43,8 @@ def test_exact_to_the_letter_forgives_nothing_but_space_around() -> None:
         (r"then \boxed{42} holds, not 43", 42), (r"\boxed{\frac{3}{4}}", "0.75"), ("3/4", "0.75"), ("1e5", 100_000),
         ("about 5%", 5), (".5", "0.5"), ("12abc", 12), ("12 of 2024-01-05", 5), ("no number", None), ("x2", None),
         ("9" * 500, None), ("1e9999", None), ("3/0", None), (r"\boxed{", None), ("²", None),
+        (r"\boxed{-\frac{1}{2}}", "-0.5"), (r"so $x = \dfrac{3}{4}$.", "0.75"), (r"\frac{0}{3}", 0),
+        (r"-\frac{-1}{4}", "0.25"), (r"\frac{3}{0}", None), ("−3/4", "-0.75"),
     ],
 )  # fmt: skip
 def test_the_number_of_an_answer_is_its_last_or_the_one_that_it_marks(said: str, number: Any) -> None:
