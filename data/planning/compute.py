@@ -75,7 +75,7 @@ def learning(subject: Subject, args: TrainArgs, length: float) -> Pass:
     """Forward and back: for a matrix of N weights 2N, 2N for the gradient of its input, and 2N for its own where it is
     trained (Kaplan et al., 2020): 6N where all are, 4N where they are frozen and an adapter's gradient goes through
     them. Attention takes twice as much back. Checkpointing computes the layers' forward pass again."""
-    method, trained = args.method, subject.trained(args.method)
+    method, trained = args.method, subject.trained(args.method, args.vision)
     layers, head = forward(subject, length)
     back = deep(subject.shape, args, subject.depth) / subject.depth  # below the lowest trained layer goes no gradient
     weights = 2 * max(0, subject.working - _head(subject))
@@ -102,7 +102,7 @@ def per_answer(subject: Subject, args: TrainArgs, answers: Written) -> float:
     """
     whole, said, task = answers.length, answers.longest, args.task
     read = forward(subject, whole).over(whole, said)
-    read += 2 * subject.trained(args.method) * whole if args.method.adapter else 0
+    read += 2 * subject.trained(args.method, args.vision) * whole if args.method.adapter else 0
     learnt = learning(subject, args, whole).over(whole, said)
     return (1 + task.looks) * read + task.lessons * learnt + answers.judge * whole
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
 from data.planning import trained
-from engine.contract.adapters import Adapter, Ia3, Lora, Oft, Prefix, Prompt
+from engine.contract.adapters import Adapter, Ia3, Lora, Oft, Prefix, Prompt, Tuner
 from engine.contract.methods import Expand, Freeze
+from engine.contract.tuners import TUNERS
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -25,6 +26,23 @@ NORM = re.compile(r"(?:^|\.)\w*(?:norm|ln_\w+|ln\d?)\w*\.(?:weight|bias)$")
 KEYS_AND_VALUES = ("k_proj", "v_proj", "query_key_value", "c_attn", "qkv_proj")
 FEEDFORWARD = ("down_proj", "fc2", "dense_4h_to_h", "w2")
 OUTPUT = re.compile(r"(?:^|\.)(?:lm_head|embed_out)\.weight$")
+# What families call what a model sees with, and what stands between that and its language part.
+TOWER = re.compile(r"(?:^|\.)(?:visual|vision\w*)\.")
+PROJECTOR = re.compile(r"(?:^|\.)\w*(?:merger|projector|connector)\w*\.|(?:^|\.)image_newline$")
+LANGUAGE = frozenset({"language"})
+
+
+def part(name: str) -> str:
+    """The part of a model that the weight called `name` belongs to: `tower`, `projector` or `language`, which is all of
+    one that reads text alone (engine/models/parts.py asks the model itself)."""
+    if PROJECTOR.search(name):
+        return "projector"
+    return "tower" if TOWER.search(name) else "language"
+
+
+def within(shapes: Shapes, parts: Collection[str]) -> dict[str, tuple[int, ...]]:
+    """Those of the weights that belong to these parts."""
+    return {name: shape for name, shape in shapes.items() if part(name) in parts}
 
 
 def linear(shapes: Shapes) -> dict[str, tuple[int, int]]:
@@ -54,8 +72,8 @@ def unknown_targets(shapes: Shapes, targets: Sequence[str]) -> tuple[list[str], 
 
 
 def layer_count(shapes: Shapes) -> int:
-    """How many layers the model's stack has."""
-    return max((int(found[1]) + 1 for name in shapes if (found := LAYER.search(name))), default=0)
+    """How many layers the stack of the model, or of its language part, has."""
+    return max((int(found[1]) + 1 for name in within(shapes, LANGUAGE) if (found := LAYER.search(name))), default=0)
 
 
 def kinds(shapes: Shapes) -> list[dict[int, list[str]]]:
@@ -81,20 +99,25 @@ def share_of(share: float, many: int) -> int:
     return max(1, math.ceil(round(share * many, 6)))
 
 
-def trained_parameters(shapes: Shapes, method: Any, *, tied: bool = False) -> int:
+def trained_parameters(shapes: Shapes, method: Any, *, tied: bool = False, parts: Collection[str] = LANGUAGE) -> int:
     """How many parameters the method trains: an adapter's own, or those of the weights that it moves.
 
     Freeze: all of the chosen layers; with the head also the final norm and the output layer (tied: the embeddings).
-    New layers are copies of those before them, evenly spread (Wu et al., 2024).
+    New layers are copies of those before them, evenly spread (Wu et al., 2024). parts: those of a model that sees that
+    are trained; the tower and the projector whole, or, with an adapter, where they have no layers for it.
     """
+    own, others = within(shapes, parts), [within(shapes, {one}) for one in sorted(set(parts) - LANGUAGE)]
     if isinstance(method, Adapter):
-        return _of_adapter(shapes, method)
+        norms = isinstance(method, Tuner) and TUNERS[method.tuner].norms
+        return _of_adapter(own, method) + sum(_numbers(other) for other in others if not (norms or linear(other)))
     if isinstance(method, Freeze):
         layers = layer_count(shapes)
-        moved = {name: shape for name, shape in shapes.items() if _moves(name, layers, method, tied)}
-        total = sum(math.prod(shape) for shape in moved.values())
+        moved = {name for name in within(own, LANGUAGE) if _moves(name, layers, method, tied)}
+        moved |= {name for name in shapes if "language" in parts and _named_by(name, method.modules)}
+        moved |= {name for other in others for name in other}
+        total = sum(math.prod(shapes[name]) for name in moved)
         if method.which == "spectrum":
-            still = {name: shape for name, shape in shapes.items() if name not in moved}
+            still = {name: shape for name, shape in within(own, LANGUAGE).items() if name not in moved}
             for kind in kinds(still):
                 one = sum(math.prod(shapes[name]) for name in next(iter(kind.values())))
                 total += share_of(method.share, len(kind)) * one
@@ -104,6 +127,10 @@ def trained_parameters(shapes: Shapes, method: Any, *, tied: bool = False) -> in
         copied = {round((place + 1) * layers / method.layers) - 1 for place in range(method.layers)}
         of = {name: int(found[1]) for name in shapes if (found := LAYER.search(name))}
         return sum(math.prod(shapes[name]) for name, place in of.items() if place in copied)
+    return _numbers(own)
+
+
+def _numbers(shapes: Shapes) -> int:
     return sum(math.prod(shape) for shape in shapes.values())
 
 
@@ -143,9 +170,11 @@ def _within(name: str, modules: Sequence[str]) -> bool:
     return any(f".{module}." in f".{name}" for module in modules)
 
 
+def _named_by(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, one) for pattern in patterns for one in (pattern, f"{pattern}.*"))
+
+
 def _moves(name: str, layers: int, method: Freeze, tied: bool) -> bool:
-    if any(fnmatchcase(name, one) for pattern in method.modules for one in (pattern, f"{pattern}.*")):
-        return True
     if found := LAYER.search(name):
         place = int(found[1])
         if method.which == "spectrum":

@@ -38,7 +38,7 @@ def memory(subject: Subject, args: TrainArgs, *, longest: int, device: str = "cp
     """A sum of parts. longest: tokens of the longest row, after the cut. beside: bytes of further models, such as one
     that gives rewards."""
     launch, whole = args.launch, not args.method.adapter
-    trained = subject.trained(args.method)
+    trained = subject.trained(args.method, args.vision)
     processes, strategy = launch.everywhere, launch.strategy
     # ZeRO (Rajbhandari et al., 2020): stage 2 divides gradients and optimiser state among the processes, stage 3 and
     # FSDP the weights too, of which each then needs those of one layer, and of the next one that is fetched, whole.

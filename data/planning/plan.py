@@ -77,7 +77,7 @@ def planned(
     known = past.measured(args, workspace)
     return Plan(
         args, subject,
-        trained=subject.trained(args.method),
+        trained=subject.trained(args.method, args.vision),
         longest=longest,
         memory=memory(subject, args, longest=longest, device=device, beside=others),
         free=now.free, total=now.total,

@@ -16,13 +16,26 @@ from typing import Any, Literal
 from data import models
 from data.hubs import catalogue
 from data.models import Card
-from data.planning.forecast import EMBEDDING, LAYER, OUTPUT, Shapes, layer_count, linear, trained_parameters
+from data.planning.forecast import (
+    EMBEDDING,
+    LANGUAGE,
+    LAYER,
+    OUTPUT,
+    Shapes,
+    layer_count,
+    linear,
+    part,
+    trained_parameters,
+    within,
+)
 from data.planning.sizes import resized
 from engine.contract.args import TrainArgs
 from engine.contract.errors import ArgsError, BoardError
 from engine.contract.imitation import Pretrain
+from engine.contract.vision import Vision
 
 Known = Literal["files", "config", "size"]
+PARTS = ("language", "projector", "tower")
 
 # Feed-forward layers with two matrices instead of three: no gate.
 PLAIN = {"gpt2", "gpt_neox", "gptj", "opt", "bloom", "falcon", "phi", "mpt", "codegen", "gpt_bigcode", "starcoder2"}
@@ -189,18 +202,26 @@ class Subject:
         """How many layers its stack has."""
         return max(1, layer_count(self.shapes) or self.shape.layers)
 
-    def trained(self, method: Any) -> int:
-        """How many parameters `method` trains; counted once for each, as a mixture of experts has many tensors."""
-        key = repr(method)
+    def trained(self, method: Any, vision: Vision | None = None) -> int:
+        """How many parameters `method` trains; counted once for each, as a mixture of experts has many tensors.
+
+        vision: which parts are trained of a model that sees; the language part alone without it."""
+        parts = {name for name in PARTS if getattr(vision or Vision(), name)} if self.sees else LANGUAGE
+        key = repr((method, sorted(parts)))
         if key not in self._trained:
             learnt = self.words * self.shape.hidden if method.adapter else 0
-            self._trained[key] = trained_parameters(self.shapes, method, tied=self.shape.tied) + learnt
+            self._trained[key] = trained_parameters(self.shapes, method, tied=self.shape.tied, parts=parts) + learnt
         return self._trained[key]
+
+    @cached_property
+    def sees(self) -> bool:
+        return any(part(name) == "tower" for name in self.shapes)
 
     @cached_property
     def layer(self) -> int:
         """Parameters of one layer of the stack."""
-        inside = sum(math.prod(shape) for name, shape in self.shapes.items() if LAYER.search(name))
+        own = within(self.shapes, LANGUAGE)
+        inside = sum(math.prod(shape) for name, shape in own.items() if LAYER.search(name))
         return inside // max(1, self.shape.layers)
 
     @cached_property

@@ -70,7 +70,7 @@ def tuner(model: Any, args: TrainArgs, start: Start) -> Any:
     kind = TUNERS[chosen.tuner]
     keywords: dict[str, Any] = {**kind.fixed, **own.values(chosen.own, kind.own)}
     if kind.norms:
-        keywords["target_modules"] = _norms(model, chosen.targets)
+        keywords["target_modules"] = _norms(model, args, chosen.targets)
     else:
         keywords |= _layers(model, args, {"target_modules": chosen.targets})
     if chosen.tuner == "adalora":
@@ -174,14 +174,18 @@ def _factors(model: Any, keywords: dict[str, Any]) -> dict[str, Any]:
     return keywords
 
 
-def _norms(model: Any, targets: list[str]) -> list[str]:
-    found = {
-        name.rpartition(".")[2] for name, module in model.named_modules() if "norm" in type(module).__name__.lower()
-    }
-    if targets != ["all-linear"] and (unknown := sorted(set(targets) - found)):
-        said = f"The model has no norm called {', '.join(unknown)}. It has {', '.join(sorted(found))}."
+def _norms(model: Any, args: TrainArgs, targets: list[str]) -> list[str]:
+    """The norms of the parts of the model that are to be trained."""
+    wanted, part = parts.chosen(model, args), parts.Parts(model)
+    found = [name for name, module in model.named_modules() if "norm" in type(module).__name__.lower()]
+    own = [name for name in found if part.of(name) in wanted]
+    every, endings = targets == ["all-linear"], sorted({name.rpartition(".")[2] for name in own})
+    if not every and (unknown := sorted(set(targets) - set(endings))):
+        said = f"The model has no norm called {', '.join(unknown)}. It has {', '.join(endings)}."
         raise ArgsError([Problem("method.targets", said)])
-    return sorted(found) if targets == ["all-linear"] else targets
+    if len(own) < len(found):  # others are called the same
+        return [name for name in own if every or _aimed(name, targets)]
+    return endings if every else targets
 
 
 def _first_tokens(model: Any, chosen: Prompt, count: int) -> torch.Tensor:

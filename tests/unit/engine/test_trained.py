@@ -10,6 +10,7 @@ import torch
 
 from data import models
 from data.planning import forecast
+from data.planning.shape import Subject
 from engine.contract import text
 from engine.contract.tuners import TUNERS
 
@@ -53,3 +54,31 @@ def test_the_count_is_that_of_the_model_itself(tiny_model: Path, said: list[str]
     model = model_of(tiny_model, dtype=torch.float32, device=torch.device("cpu"))
     moved, _ = methods.trained(methods.prepared(model, args, Start(steps=10)))
     assert forecast.trained_parameters(models.card(tiny_model).shapes, args.method, tied=True) == moved
+
+
+PARTS = [[], ["vision.projector=true"], ["vision.tower=true"], ["vision.tower=true", "vision.language=false"]]
+
+
+@pytest.fixture(scope="module", params=["gemma3", "qwen2-vl"])
+def seeing(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests import tiny_sight
+
+    folder = tmp_path_factory.mktemp("seeing") / request.param
+    tiny_sight.make(request.param, folder)
+    return folder
+
+
+@pytest.mark.parametrize("said", [
+    ["method.rank=4", "method.alpha=8"], ["method=full"], ["method=freeze", "method.layers=1"],
+    ["method=tuner", "method.tuner=ln_tuning"],
+], ids=" ".join)  # fmt: skip
+def test_of_a_model_that_sees_the_parts_that_are_trained_are_counted(seeing: Path, said: list[str]) -> None:
+    from engine.models.model import model_of
+    from engine.tuning import methods
+    from engine.tuning.starts import Start
+
+    for parts in PARTS:
+        args: Any = text.parse({}, ["model=tiny", "data=x", *said, *parts], kind="train")
+        model = model_of(seeing, dtype=torch.float32, device=torch.device("cpu"))
+        moved, _ = methods.trained(methods.prepared(model, args, Start(steps=10)))
+        assert Subject.of(models.card(seeing)).trained(args.method, args.vision) == moved, parts
