@@ -175,6 +175,9 @@ RULES: tuple[Rule, ...] = (
          lambda args: args.launch.strategy != "ddp" and getattr(args.method, "tuner", "") == "adalora",
          "AdaLoRA (method.tuner) judges whole matrices by their gradients, and {args.launch.strategy} shares one or "
          "the other out. Set launch.strategy to ddp."),
+    Rule("launch.strategy", lambda args: args.launch.strategy == "fsdp" and getattr(args.method, "keeps_frozen", False),
+         "Half of this adapter must stand still (method.init, method.on_top), and fsdp shares the halves out as one. "
+         "Set launch.strategy to ddp or zero2, or method.init to default and method.on_top off."),
     Rule("model.attention",
          lambda args: args.launch.shards and args.borders and args.model.attention in FLASH,
          "Whether a model keeps rows apart that share a sequence (data.packing, task.boundaries) is asked before "

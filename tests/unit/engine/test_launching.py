@@ -66,6 +66,9 @@ def refused(*words: str) -> list[str]:
          "model.attention: Whether a model keeps rows apart that share a sequence (data.packing, task.boundaries) is "
          "asked before fsdp (launch.strategy) shares it out, in main memory, where flash_attention_2 cannot run. Set "
          "it to auto."),
+        (["launch.processes=2", "launch.strategy=fsdp", "method.init=pissa"],
+         "launch.strategy: Half of this adapter must stand still (method.init, method.on_top), and fsdp shares the "
+         "halves out as one. Set launch.strategy to ddp or zero2, or method.init to default and method.on_top off."),
         (["launch.processes=2", "launch.strategy=zero2", "method=tuner", "method.tuner=adalora"],
          "launch.strategy: AdaLoRA (method.tuner) judges whole matrices by their gradients, and zero2 shares one or "
          "the other out. Set launch.strategy to ddp."),
