@@ -123,6 +123,7 @@ class Task(heads.Headed, Recording, Trainer):
 
     def training_step(self, model: Any, inputs: list[dict[str, Any]], *_: Any, **__: Any) -> torch.Tensor:
         """Writes answers to the prompts of a batch; behind the last batch of a step, learns from all of them."""
+        self.moving()
         self.written.append(self.write(inputs, shown=SHOWN if not self.written else 0))
         if not self.accelerator.sync_gradients:
             return torch.zeros((), device=self.args.device)

@@ -14,7 +14,8 @@ from transformers import TrainerCallback, set_seed
 
 from data import models, weights
 from data.checking import preflight
-from data.encoding.render import ChatTemplate
+from data.encoding.render import ChatTemplate, NoTemplate
+from data.encoding.tokens import TextTokenizer
 from engine.contract import kernels
 from engine.contract.args import TrainArgs
 from engine.contract.auto import Facts, resolved
@@ -32,6 +33,7 @@ from engine.models.vision import Sight
 from engine.recipes import checks, ending
 from engine.recipes.setting import Setting
 from engine.report import Report, Stop, Stopped
+from engine.serving.turn import ends
 from engine.training import apart, batching, lean
 from engine.training.picture import draw
 from engine.training.rows import Rows, rows_of
@@ -157,7 +159,7 @@ def _trainer(recipe: Any, setting: Setting, sight: Sight | None, model: Any, che
     trainer.record(
         run, report, setting.stop, arguments=args,
         keep=args.record.keep, patience=args.record.patience, keep_best=args.record.keep_best,
-        parent=checkpoint.parent if checkpoint else None, samples=_asked(args, setting.folder),
+        parent=checkpoint.parent if checkpoint else None, **_asked(args, setting.folder, model),
         beside=sight.files if sight and not args.method.adapter else [], lasting=lasting,
     )  # fmt: skip
     return trainer
@@ -235,14 +237,17 @@ def _quieten(trainer: Any) -> None:
     assert all(isinstance(callback, TrainerCallback) for callback in trainer.callback_handler.callbacks)
 
 
-def _asked(args: TrainArgs, folder: Path) -> list[tuple[str, str]]:
-    """The user's sample questions, each with what the model reads when it is asked."""
+def _asked(args: TrainArgs, folder: Path, model: Any) -> dict[str, Any]:
+    """The user's sample questions, each with the tokens that ask it, and the tokens that end an answer."""
     if not args.record.samples:
-        return []
-    if args.task.takes == ("text",):
-        return [(prompt, prompt) for prompt in args.record.samples]
-    template = ChatTemplate.if_any(folder, None if args.model.template == "auto" else args.model.template)
-    return [(prompt, template.question(prompt)) for prompt in args.record.samples]
+        return {}
+    tokenizer = TextTokenizer.of(folder)
+    template: ChatTemplate = NoTemplate(folder.name, "")
+    if args.task.takes != ("text",):
+        template = ChatTemplate.if_any(folder, None if args.model.template == "auto" else args.model.template)
+    begins = tokenizer.begins if isinstance(template, NoTemplate) else []  # as plain text begins in training
+    asked = [(prompt, [*begins, *tokenizer.encode(template.question(prompt)).ids]) for prompt in args.record.samples]
+    return {"samples": asked, "ends": ends(model, template, tokenizer)}
 
 
 def _name(dtype: torch.dtype) -> str:

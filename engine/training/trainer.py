@@ -23,8 +23,11 @@ from transformers import Trainer, TrainerCallback
 from engine.contract.args import TrainArgs
 from engine.contract.errors import BoardError
 from engine.contract.rundir import Run
+from engine.contract.solvers import BY_MEASURE
 from engine.devices import ranks, sharing
+from engine.feedback import rollout
 from engine.report import Report, Stop
+from engine.serving.generate import Sampling
 from engine.training import offload
 from engine.training.best import Best
 from engine.training.picture import draw
@@ -64,18 +67,19 @@ class Recording:
         patience: int | None = None,
         keep_best: bool = False,
         parent: Path | None = None,
-        samples: Sequence[tuple[str, str]] = (),
+        samples: Sequence[tuple[str, Sequence[int]]] = (),
+        ends: Sequence[int] = (),
         beside: Sequence[Path] = (),
         lasting: Sequence[Any] = (),
     ) -> None:
         """keep: checkpoints.   patience, keep_best, parent: as `best.Best` has them.
 
         arguments: of the run, for its optimiser and schedule; without them these are the library's own.
-        samples: questions, each with the text that asks it.   beside: files for checkpoints.   lasting: what has a
-        state of its own to `save(folder)` in checkpoints.
+        samples: questions, each with the tokens that ask it.   ends: tokens that end an answer to them.
+        beside: files for checkpoints.   lasting: what has a state of its own to `save(folder)` in checkpoints.
         """
         self.run, self.report, self.stop, self.keep, self.arguments = run, report, stop, keep, arguments
-        self.samples, self.beside, self.lasting = samples, beside, lasting
+        self.samples, self.ends, self.beside, self.lasting = samples, ends, beside, lasting
         self.tokens_seen, self.tokens_logged, self.logged_at = 0, 0.0, time.monotonic()
         self.broken_steps, self.broken_since = 0, 0
         self.best = Best(self, patience, keep_best, parent)
@@ -109,7 +113,7 @@ class Recording:
 
     def compute_loss_context_manager(self) -> Any:
         """Where the loss is computed: here, what the way back needs goes to main memory if the arguments say so."""
-        if self.arguments is None or not self.arguments.compute.offload or not self.model.training:
+        if self.arguments is None or not self.arguments.compute.offload or not torch.is_grad_enabled():
             return super().compute_loss_context_manager()
         stack = ExitStack()
         stack.enter_context(super().compute_loss_context_manager())
@@ -120,6 +124,11 @@ class Recording:
         """Have an optimiser that trains other weights than it keeps put in those that it keeps."""
         if callable(getattr(self.optimizer, "eval", None)):
             self.optimizer.eval()
+
+    def moving(self) -> None:
+        """The other way round: have it put in those that it trains, as the library does before each batch."""
+        if callable(getattr(self.optimizer, "train", None)):
+            self.optimizer.train()
 
     def save_beside(self, folder: Path) -> None:
         """Writes what a task keeps beside its model's weights, in checkpoints and at the end; most keep nothing."""
@@ -174,6 +183,7 @@ class Recording:
             self.broken_steps = 0
             return
         self.broken_steps += 1
+        self._tr_loss.zero_()  # the library takes the sum off itself, which leaves no number for ever
         if self.broken_steps == 1:
             self.report.warn(f"The {' and the '.join(broken)} is not a number at step {self.state.global_step}.",
                              "One more such step ends the run.")  # fmt: skip
@@ -221,6 +231,16 @@ class Recording:
         self.logged_at += time.monotonic() - started
         return metrics
 
+    def _evaluate(self, trial: Any, ignore_keys: Any, skip_scheduler: bool = False) -> dict[str, float]:
+        """As the library does; but a measurement that a stop has cut short moves no schedule."""
+        metrics: dict[str, float] = super()._evaluate(trial, ignore_keys, skip_scheduler=True)
+        if metrics and not skip_scheduler and self.args.lr_scheduler_type in BY_MEASURE:
+            self.lr_scheduler.step(metrics["eval_loss"])
+        return metrics
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        return False  # what is best, `best.Best` knows
+
     def _held_out(self, dataset: Any = None) -> Iterator[tuple[dict[str, Any], bool]]:
         """This process's batches of the held-out rows. As every process goes through the model as often as the others,
         one that has fewer sees its last batch again, which then does not count."""
@@ -237,11 +257,11 @@ class Recording:
 
     def _show_samples(self) -> None:
         """The model's greedy answers to the user's own questions. Leaves the state of chance as it was."""
-        for prompt, text in self.samples:
-            inputs = self.processing_class(text, return_tensors="pt", add_special_tokens=False).to(self.args.device)
-            with torch.no_grad(), self.compute_loss_context_manager():
-                output = self.model.generate(**inputs, max_new_tokens=SAMPLE_TOKENS, do_sample=False, use_cache=True)
-            answer = self.processing_class.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        pad, greedy = self.processing_class.pad_token_id, Sampling(SAMPLE_TOKENS, temperature=0.0)
+        for prompt, ids in self.samples:
+            with self.compute_loss_context_manager():
+                found = rollout.write(self.model, [ids], greedy, self.ends, pad)
+            answer = self.processing_class.decode(found.bare()[0], skip_special_tokens=True)
             self.report.sample(self.state.global_step, prompt, answer.strip())
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -313,6 +333,8 @@ class Watch(TrainerCallback):
             control.should_save = state.global_step > 0
             control.should_evaluate = False
             control.should_training_stop = True
+        if control.should_save or control.should_evaluate:  # of what may be saved, the loss is known
+            control.should_log = True
         return control
 
 

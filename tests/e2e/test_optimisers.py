@@ -111,6 +111,44 @@ def test_a_run_of_one_step_learns_in_it(words: list[str]) -> None:
     assert next(rates) <= 1e-3
 
 
+@pytest.mark.parametrize("name", ["galore_adamw_layerwise", "apollo_adamw_layerwise"])
+def test_those_that_step_weight_by_weight_follow_the_schedule_and_the_groups(tiny: Any, name: str) -> None:
+    from transformers import TrainingArguments
+
+    needs(name)
+    words = ["method=full", f"optim.optimiser={name}", "steps.accumulation=1", "optim.own={rank: 4}",
+             "optim.layer_decay=0.5", "optim.weight_decay=0.1", "optim.schedule=linear", "optim.warmup=0"]  # fmt: skip
+    args, model = text.parse({}, words, kind="train"), tiny()
+    config = TrainingArguments("unused", learning_rate=1e-3, warmup_steps=0, use_cpu=True)
+    optimiser = optimisers.made(model, args, config)
+    plan = optimisers.schedule(optimiser, args, config, steps=2)
+    names, rates = {id(weights): name for name, weights in model.named_parameters()}, []
+    for _ in range(3):
+        before = model.model.layers[0].self_attn.q_proj.weight.clone()
+        model(input_ids=torch.arange(9)[None], labels=torch.arange(9)[None]).loss.backward()
+        rates.append((before - model.model.layers[0].self_attn.q_proj.weight).abs().mean().item())
+        optimiser.step()
+        found = {names[id(one)]: (group["lr"], group["weight_decay"]) for group in optimiser.param_groups
+                 for one in group["params"]}  # fmt: skip
+        plan.step()
+    assert rates[1] < 0.8 * rates[0] and rates[2] == 0  # the rate falls to a half, then to nothing
+    assert {key: decay for key, (_, decay) in found.items() if decay} == {
+        key: 0.1 for key in found if key.endswith("proj.weight")
+    }
+    fresh = optimisers.made(tiny(), args, config)
+    assert {group["lr"] for group in fresh.param_groups} == {1e-3, 0.5e-3, 0.25e-3}
+
+
+def test_an_optimiser_without_settings_has_those_that_are_told(tiny: Any) -> None:
+    from transformers import TrainingArguments
+
+    needs("stable_adamw")  # whose paper has another memory than Adam's
+    args = text.parse({}, ["method=full", "optim.optimiser=stable_adamw"], kind="train")
+    groups = optimisers.made(tiny(), args, TrainingArguments("unused", use_cpu=True)).param_groups
+    for key, told in SOLVERS["stable_adamw"].own.items():
+        assert {group[key] for group in groups} == {told.default}, key
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", HERE)
 def test_every_optimiser_trains_two_steps_and_moves_the_weights(workspace: Path, name: str) -> None:
@@ -324,6 +362,7 @@ def test_badam_trains_one_block_at_a_time_and_keeps_state_for_it_alone() -> None
     (["optim.optimiser=rmsprop_bnb_8bit", "optim.own={alpha: 0}"], "out of range"),
     (["optim.optimiser=schedule_free_sgd", "optim.schedule=constant", "optim.own={momentum: 0}"], "out of range"),
     (["method=full", "optim.optimiser=apollo_adamw", "optim.own={proj_type: left}"], "Set scale_type to tensor"),
+    (["method=full", "optim.optimiser=lomo", "steps.accumulation=1", "optim.layer_decay=0.5"], "all weights alike"),
     (["optim.schedule=reduce_lr_on_plateau", "data.split=100/0/0"], "no row is held out"),
     (["optim.schedule=constant", "optim.min_learning_rate=1e-5"], "has no lowest rate"),
     (["optim.learning_rate=1e-5", "optim.min_learning_rate=1e-4"], "is not below the peak"),

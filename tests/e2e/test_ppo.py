@@ -220,6 +220,33 @@ def test_measuring_does_not_change_the_run(workspace: Path) -> None:
     assert losses(often, "eval/reward")[0] == losses(seldom, "eval/reward")[0]
 
 
+def test_an_optimiser_that_trains_other_weights_than_it_keeps_learns_between_measurements(workspace: Path) -> None:
+    pytest.importorskip("schedulefree")
+    free = ["optim.optimiser=schedule_free_adamw", "optim.schedule=constant", "data.split=80/20/0"]
+    run = train(workspace, *TASK, *LORA, *free, "record.evaluate_every=1", "steps.max_steps=2")
+    assert len(losses(run)) == 2 and run.model_path.is_dir()
+
+
+def test_what_a_lesson_leaves_goes_to_main_memory_when_asked(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from engine.training import offload
+
+    packed, real = list[int](), offload.moved
+
+    def counting(tensor: torch.Tensor) -> torch.Tensor:
+        packed.append(tensor.numel())
+        return real(tensor)
+
+    # There is no accelerator to offload from: without this rule it is done on the processor.
+    monkeypatch.setattr("data.checking.preflight.unmet", lambda args, here: [])
+    monkeypatch.setattr(offload, "moved", counting)
+    monkeypatch.setattr(offload, "SMALL", 0)
+    words = [*TASK, *LORA, "steps.max_steps=2"]
+    plain = train(workspace, *words)
+    assert not packed
+    ours = train(workspace, *words, "compute.offload=true")
+    assert packed and losses(ours) == losses(plain)
+
+
 def test_a_stop_saves_a_checkpoint_and_ends(workspace: Path) -> None:
     stop = Stop()
     stop.asked = True

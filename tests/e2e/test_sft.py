@@ -212,6 +212,38 @@ def test_a_run_whose_last_loss_is_no_number_keeps_no_model(workspace: Path, monk
     assert not (run / "model").exists()
 
 
+def test_a_loss_that_is_no_number_between_two_points_of_the_curve_is_not_saved_either(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine.recipes.sft import Task
+
+    def compute(self: Any, *given: Any, **more: Any) -> Any:
+        return usual(self, *given, **more) * (float("nan") if self.state.global_step > 1 else 1)
+
+    usual = Task.compute_loss
+    monkeypatch.setattr(Task, "compute_loss", compute)
+    with pytest.raises(BoardError, match="no longer a number since step 3"):
+        train(workspace, *LORA, "record.log_every=50", "record.save_every=3")
+    [run] = [path for path in (workspace / "runs").iterdir()]
+    assert not list((run / "checkpoints").glob("step-*")) and not (run / "model").exists()
+
+
+def test_one_loss_that_is_no_number_leaves_those_behind_it_what_they_are(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in fp16, where the gradient of such a step is left out."""
+    from engine.recipes.sft import Task
+
+    def step(self: Any, *given: Any, **more: Any) -> Any:
+        return usual(self, *given, **more) * (float("nan") if self.state.global_step == 1 else 1)
+
+    plain = losses(train(workspace, *LORA))
+    usual = Task.training_step
+    monkeypatch.setattr(Task, "training_step", step)
+    run = train(workspace, *LORA)
+    assert losses(run) == [plain[0], None, *plain[2:]] and len(events(run, "warning")) == 1
+
+
 def test_rows_cut_to_nothing_are_counted_and_never_trained(workspace: Path) -> None:
     long = {"messages": [{"role": "user", "content": "Well, " * 100}, {"role": "assistant", "content": "No."}]}
     with open(workspace / "datasets" / "sums.jsonl", "a", encoding="utf-8") as file:
@@ -226,6 +258,30 @@ def test_sample_questions_are_answered_before_training_and_at_every_evaluation(w
     run = train(workspace, *LORA, "data.split=80/20/0", asked, "record.evaluate_every=2")
     found = [(event["step"], event["prompt"]) for event in events(run, "sample")]
     assert found == [(step, prompt) for step in (0, 2, 4) for prompt in ("What is 1 and 1?", "Hello")]
+
+
+def test_samples_are_plain_greedy_answers_that_end_where_the_template_ends_one(workspace: Path) -> None:
+    """Whatever the model's generation_config.json wishes, and whatever its tokenizer calls the end."""
+    import shutil
+
+    from transformers import AutoModelForCausalLM
+
+    from engine.contract import text
+    from engine.recipes.run import _asked
+
+    words = ["method=full", "optim.learning_rate=1e-2", "data.split=80/20/0", "record.samples=['What is 1 and 1?']"]
+    plain = [event["answer"] for event in events(train(workspace, *words), "sample")]
+    other = workspace / "models" / "other"
+    shutil.copytree(workspace / "models" / "tiny", other)
+    (other / "generation_config.json").write_text(json.dumps({"no_repeat_ngram_size": 1, "repetition_penalty": 9.0}))
+    assert plain == [event["answer"] for event in events(train(workspace, *words, "model=other"), "sample")]
+    assert any(plain)
+
+    config = json.loads((other / "tokenizer_config.json").read_text())
+    (other / "tokenizer_config.json").write_text(json.dumps({**config, "eos_token": "</s>", "pad_token": "</s>"}))
+    tokenizer = TextTokenizer.of(other)
+    asked = _asked(text.parse({}, words, kind="train"), other, AutoModelForCausalLM.from_pretrained(other))
+    assert {tokenizer.id("<|im_end|>"), tokenizer.id("</s>")} <= {*asked["ends"]}
 
 
 def test_sampling_answers_does_not_change_the_run(workspace: Path) -> None:
