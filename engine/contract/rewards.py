@@ -83,6 +83,7 @@ class Rewards(Section):
         "How far from the right number a number may be, as a share of it.",
         when="0.01 for answers that are rounded.",
         usual="0.000001 to 0.05",
+        label="Tolerance of numbers",
         only="functions.numeric",
         ge=0,
         lt=1,
@@ -92,6 +93,7 @@ class Rewards(Section):
         "For regex: what must be found in the answer. With a group, what the group holds must be the row's own answer.",
         when="With regex.",
         usual="a regular expression",
+        label="Pattern to find",
         only="functions.regex",
     )
     form: str = arg(
@@ -99,6 +101,7 @@ class Rewards(Section):
         "For format: the form of the whole answer, as a pattern; a dot stands for line breaks too.",
         when="With format.",
         usual="thoughts and answer, each in its tags",
+        label="Form of the answer",
         only="functions.format",
     )
     length: int = arg(
@@ -106,6 +109,7 @@ class Rewards(Section):
         "For length: how long an answer should be.",
         when="With length.",
         usual="50 to 1,000",
+        label="Answer length",
         only="functions.length",
         ge=1,
         le=1_000_000,
@@ -151,7 +155,7 @@ class Rewards(Section):
         "or what the question itself says.",
         when="With sql, when the column has another name.",
         usual="empty",
-        label="Tables",
+        label="Column with tables",
         only="functions.sql",
     )
     seconds: float = arg(
@@ -255,7 +259,7 @@ class Rewards(Section):
                 said = f"The weight of {name} must be a number from -{HEAVIEST:,} to {HEAVIEST:,}, not {weight}."
                 yield Problem(f"{path}.functions", said)
         if not (self.functions or self.model or self.person):
-            said = "Nothing judges the answers. Name a function, set model, or turn person on."
+            said = f"Nothing judges the answers. Name a function, set {path}.model, or turn {path}.person on."
             yield Problem(f"{path}.functions", said)
         if "regex" in self.functions and not self.pattern:
             yield Problem(f"{path}.pattern", f"regex ({path}.functions) needs a pattern to look for.")
