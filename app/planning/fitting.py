@@ -172,4 +172,4 @@ def alone(launch: Launch) -> str:
     """Why a run of several processes is not measured, and what to change for it."""
     fields = [f"launch.{name} to {value}" for name, value in ALONE.items() if getattr(launch, name) != value]
     needs = "as much" if launch.strategy == ALONE["strategy"] else "less"
-    return f"Two steps are measured in one process. For that set {', '.join(fields)}; each of several needs {needs}."
+    return f"Measuring takes one process: set {' and '.join(fields)}. Each of several needs {needs}."

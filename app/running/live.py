@@ -25,7 +25,7 @@ from app.running.judging import SCORES, Judging
 from app.running.tail import last_lines
 from app.running.watch import Happening, Watch
 from app.theme import empty, pill, sentence_done, sentence_error, sentence_warning
-from engine.contract import events
+from engine.contract import events, judging
 from engine.contract.rundir import Run
 
 BUTTONS = {"resume": "Resume", "clone": "Clone", "evaluate": "Evaluate", "chat": "Chat", "export": "Export"}
@@ -111,13 +111,15 @@ class RunView:
         return [watch, *(_changed(watch, name, part) for name, part in parts.items())]
 
     def _curves(self, watch: Watch) -> dict[str, Any] | None:
-        drawn = (len(watch.curve), watch.curve.last_step, watch.steps_total)
+        # What was planned and will not come would only press the curve of a run that ended early into a corner.
+        total = watch.steps_total if watch.moving else watch.curve.last_step
+        drawn = (len(watch.curve), watch.curve.last_step, total)
         if watch.sent.get("drawn") == drawn:
             return None
         watch.sent["drawn"] = drawn
         if not watch.learns:
             return {"value": charts.NONE}
-        return {"value": charts.picture_json(watch.curve, watch.run.id, steps_total=watch.steps_total)}
+        return {"value": charts.picture_json(watch.curve, watch.run.id, steps_total=total)}
 
     def _log(self, watch: Watch) -> dict[str, Any] | None:
         path = watch.run.log_path
@@ -197,7 +199,7 @@ def progress(watch: Watch) -> str:
         if watch.moving and found.seconds_left:
             left = f"{duration(found.seconds_left)} left"
     elif watch.moving:
-        words = "Getting ready" if watch.phase else "Starting"
+        words = "Starting" if not watch.phase else "" if watch.phase == judging.PHASE else "Getting ready"
     return (
         f'<div class="tb-progress" role="progressbar" aria-label="Progress" aria-valuenow="{share * 100:.0f}">'
         f'<i class="tb-{watch.state}" style="width:{share:.1%}"></i></div>'
@@ -210,7 +212,9 @@ def awaited(run: Run) -> str:
     working = [one for one in runs.listed(run.workspace) if one.state == "running"]
     if any(one.kind == "serve" for one in working):
         return "The chat holds the device. Press Unload under Chat; then this starts by itself."
-    who = f"{working[-1].title} to end" if working else "the device"
+    who = f"“{working[-1].title}” to end" if working else "the device"
+    if working and judging.waiting(working[-1].run):
+        return f"“{working[-1].title}” comes first, and waits for you; then this starts by itself."
     return f"Waiting for {who}; it starts by itself."
 
 

@@ -37,7 +37,7 @@ from engine.contract.rules import Here, lacking
 from engine.contract.tasks import Task
 
 TITLE = "Train"
-NEXT = "The form is for the next run, and begins with the arguments of this one. New run shows its plan."
+NEXT = "The form holds its arguments, for the next run."
 HERE = "here"
 PLACES = {
     HERE: "This machine", "machines": "By hand", "slurm": "Slurm", "ray": "Ray", "kubernetes": "Kubernetes",
@@ -159,7 +159,7 @@ class Train:
             with gr.Row(elem_classes="tb-card-top"):
                 gr.HTML('<h2 class="tb-title">The run</h2>', padding=False)
                 self.again = gr.Button("New run", size="sm", min_width=0, elem_id="train-new")
-            gr.HTML(f'<p class="tb-muted">{NEXT}</p>', padding=False)
+            gr.HTML(f'<div class="tb-line tb-muted">{NEXT}</div>', padding=False)
             self.view = live.RunView("train-run", self.workspace, dense=True)
 
     # Events

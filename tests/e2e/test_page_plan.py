@@ -76,7 +76,7 @@ def test_what_takes_several_processes_says_why_it_is_not_measured(start_board, o
     page.locator("#train-more-launch > button").click()
     page.locator("#train-launch-processes input").fill("2")
     why = page.locator("#train-unmeasured")
-    expect(why).to_contain_text("Two steps are measured in one process. For that set Processes to 1;")
+    expect(why).to_contain_text("Measuring takes one process: set Processes to 1.")
     expect(page.locator("#train-measure")).to_be_disabled()
     why.get_by_role("button", name="Processes").click()
     expect(page.locator("#train-launch-processes input")).to_be_focused()

@@ -317,7 +317,7 @@ def test_a_queued_run_says_what_it_waits_for(tmp_path):
     assert live.awaited(run) == "Waiting for the device; it starts by itself."
     held = [take_lock(a_run(tmp_path, "running", name="the other one"))]
     try:
-        assert live.awaited(run) == "Waiting for the other one to end; it starts by itself."
+        assert live.awaited(run) == "Waiting for “the other one” to end; it starts by itself."
         chat = make(tmp_path, "chat", text.dump(ServeArgs(models=["tiny"])))
         write_json(chat.status_path, {"state": "running"})
         held.append(take_lock(chat))
