@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
-from urllib.parse import urlsplit
 
 from pydantic import Discriminator, TypeAdapter
 
 from engine.contract.adapters import Lora
+from engine.contract.client import split
 from engine.contract.dataset import Data
 from engine.contract.download import DownloadArgs
 from engine.contract.errors import Problem
@@ -344,11 +344,11 @@ class MakeArgs(Args):
 
     def problems(self) -> Iterator[Problem]:
         end = self.endpoint
-        parts = urlsplit(end.address)
-        if end.address != AUTO and (parts.scheme not in ("http", "https") or not parts.hostname):
+        parts = split(end.address)
+        if end.address != AUTO and parts is None:
             said = f"{end.address!r} is not the address of a server. Write it as https://host/v1, or auto."
             yield Problem("endpoint.address", said)
-        if parts.username or parts.password:
+        if parts and (parts.username or parts.password):
             yield Problem("endpoint.address", "The address holds a secret. Name the variable that holds it instead.")
         if end.budget is not None and not (end.price_in or end.price_out):
             said = "endpoint.budget needs prices: set endpoint.price_in or endpoint.price_out."

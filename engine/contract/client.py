@@ -12,10 +12,20 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from engine.contract.errors import BoardError
 from engine.contract.rundir import ENDED, Run, records, runs
+
+
+def split(address: str) -> SplitResult | None:
+    """The parts of the address of a server; None where it is none."""
+    try:
+        parts = urlsplit(address)
+        reachable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # brackets that do not close, a port that is no number or too large
+        return None
+    return parts if reachable else None
 
 
 class ServerError(BoardError):
@@ -60,8 +70,8 @@ class Server:
 
     def __init__(self, address: str, *, key: str = "", patience: float = 5) -> None:
         """key: sent as bearer token. patience: seconds to wait for a connection, and for answers that do not stream."""
-        parts = urlsplit(address if "//" in address else f"http://{address}")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        parts = split(address if "//" in address else f"http://{address}")
+        if parts is None:
             raise BoardError(f"{address!r} is not the address of a server.", "Give one such as http://127.0.0.1:8000.")
         self.address = address.rstrip("/").removesuffix("/v1")
         self._parts, self._patience = parts, patience

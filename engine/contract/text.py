@@ -56,6 +56,8 @@ def read(text: str) -> Any:
         mark = getattr(problem, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise ArgsError([Problem("", f"This is not YAML: {where}{getattr(problem, 'problem', problem)}.")]) from None
+    except RecursionError:
+        raise ArgsError([Problem("", "This is nested too deep to be arguments.")]) from None
 
 
 def dump(args: Args) -> str:
@@ -134,7 +136,7 @@ def _said(root: type[Section], path: str, text: str) -> Any:
 def _value(text: str) -> Any:
     try:
         value = yaml.load(text, Loader=_Loader)  # noqa: S506 - derived from SafeLoader
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
         return text
     # YAML would fold the lines of a plain text, and read nothing as null.
     plain = value is None or (isinstance(value, str) and not text.startswith(("'", '"')))

@@ -214,6 +214,7 @@ def test_a_value_in_a_file_is_read_as_it_is_meant(file: str, path: str, value: A
         (f"name: {'x' * 81}", "name: It is too long: at most 80 characters."),
         ("- a\n- b", "The arguments must be a list of `name: value` lines."),
         ("a: [", "This is not YAML: line 1, column 5: "),
+        ("[" * 5000, "This is nested too deep to be arguments."),
         ("kind: serve", "kind: `serve` is not what is expected here: `kind: train`."),
     ],
 )

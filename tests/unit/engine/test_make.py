@@ -386,6 +386,12 @@ def test_an_address_with_a_secret_is_refused() -> None:
         asking("https://user:secret@example.com/v1")
 
 
+@pytest.mark.parametrize("address", ["http://[::1", "http://host:99999/v1", "http://host:http/v1"])
+def test_an_address_that_cannot_be_reached_is_refused_before_a_run(address: str) -> None:
+    with pytest.raises(BoardError, match="endpoint.address: .* is not the address of a server"):
+        asking(address)
+
+
 def test_a_budget_needs_prices() -> None:
     with pytest.raises(BoardError, match="price_in"):
         asking("https://example.com/v1", "endpoint.budget=5")

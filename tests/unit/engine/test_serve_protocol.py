@@ -297,7 +297,7 @@ def test_a_server_that_is_gone_is_told() -> None:
         Server(address).models()
 
 
-@pytest.mark.parametrize("address", ["ftp://x", "http://", "file:///etc/passwd"])
+@pytest.mark.parametrize("address", ["ftp://x", "http://", "file:///etc/passwd", "http://[::1", "host:99999"])
 def test_only_http_addresses_are_servers(address: str) -> None:
     with pytest.raises(BoardError, match="not the address of a server"):
         Server(address)
