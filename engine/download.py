@@ -5,6 +5,8 @@ A stop may come at any moment: what has arrived is kept, and the next try goes o
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from fnmatch import fnmatch
 from pathlib import Path
@@ -49,6 +51,8 @@ def _from_modelscope(args: DownloadArgs, run: Run, report: Report) -> Path:
     """A model's files into `<workspace>/models/<name>`, which gets its name when all of them are there."""
     entry = next((entry for entry in models.known() if args.id in (entry["name"], *entry["hub"])), {})
     id = str(entry.get("modelscope") or args.id)
+    if not models.HUB_ID.match(id):
+        raise ModelError(f"{id!r} is not a model's name on ModelScope.", "It is written owner/name.")
     revision = args.revision or "master"
     query = urlencode({"Revision": revision, "Recursive": "True"})
     listed = hub.asked(id, f"models/{quote(id)}/repo/files?{query}").get("Files") or []
@@ -58,9 +62,9 @@ def _from_modelscope(args: DownloadArgs, run: Run, report: Report) -> Path:
         raise ModelError(f"{id} has no safetensors weights on ModelScope.", hint)
     folder = run.workspace / "models" / id.partition("/")[2]
     with fetch.locked(folder, report.note):
-        if (folder / models.ORIGIN).is_file():
-            return folder  # somebody else fetched it while we waited
-        partial, pace = folder.with_name(f".partial-{folder.name}"), Pace(report)
+        if folder.exists():
+            return _there(folder, args.id)  # perhaps somebody else fetched it while we waited
+        partial, pace = folder.with_name(f".partial-{id.replace('/', '--')}"), Pace(report)
         size = sum(int(item.get("Size") or 0) for item in wanted)
         web.room(partial, size - occupied(partial))
         here = 0
@@ -72,16 +76,35 @@ def _from_modelscope(args: DownloadArgs, run: Run, report: Report) -> Path:
 
         for item in wanted:
             to, bytes = inside(partial / item["Path"], [partial]), int(item.get("Size") or 0)
-            if to.is_file() and to.stat().st_size == bytes:
+            sha256 = str(item.get("Sha256") or "")
+            if to.is_file() and to.stat().st_size == bytes and sha256 in ("", _digest(to)):
                 tell(bytes)
                 continue
             address = urlencode({"Revision": revision, "FilePath": item["Path"]})
-            url, sha256 = f"{hub.modelscope_at()}/api/v1/models/{id}/repo?{address}", str(item.get("Sha256") or "")
+            url = f"{hub.modelscope_at()}/api/v1/models/{id}/repo?{address}"
             version = sha256 or revision
             web.fetch(url, to, version=version, size=bytes, sha256=sha256, tell=tell)
         write_json(partial / models.ORIGIN, {"id": args.id, "hub": "modelscope", "revision": revision})
         partial.rename(folder)
     return folder
+
+
+def _there(folder: Path, id: str) -> Path:
+    """The folder, which holds the model `id`; ModelError where it holds another of the same name."""
+    whose = ""
+    if (folder / models.ORIGIN).is_file():
+        whose = str(json.loads((folder / models.ORIGIN).read_text(encoding="utf-8"))["id"])
+    if whose != id:
+        raise ModelError(
+            f"{id} would lie in {folder}, which is there already{f' and holds {whose}' if whose else ''}.",
+            "Rename or delete that folder.",
+        )
+    return folder
+
+
+def _digest(file: Path) -> str:
+    with open(file, "rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _is_wanted(path: str, args: DownloadArgs) -> bool:

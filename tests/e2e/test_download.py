@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from unittest import mock
 from urllib.parse import parse_qs
 
 import pytest
 
 from engine.contract import start, text
+from engine.contract.errors import ModelError
 from engine.contract.rundir import Run, records
 from tests.processes import ended, until
 
@@ -201,6 +203,39 @@ def test_a_model_of_modelscope_lands_in_the_workspace_and_is_found_by_its_id(
     assert (folder / "model.safetensors").read_bytes() == WEIGHTS[:1000]
     assert not any("pytorch_model" in path for path in asked)
     assert models.find("you/there", tmp_path).folder is None  # another model of the same name
+
+
+def test_a_model_is_never_taken_for_another_of_the_same_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither one that is there nor a part of one, and nobody's folder is written into."""
+    from engine.download import run as get
+
+    content = {"me": b"{1}", "you": b"{2}"}
+
+    def answer(path: str, file: str) -> bytes:
+        own = content[path.split("/")[4]]
+        files = [blob("config.json", own), blob("model.safetensors", own)]
+        return json.dumps({"Code": 200, "Data": {"Files": files}}).encode() if path.endswith("/files") else own
+
+    def fetched(id: str) -> Path:
+        args: Any = text.parse({}, [f"id={id}", "hub=modelscope"], kind="download")
+        get(args, Run(tmp_path / "runs" / "one"), mock.MagicMock(), mock.MagicMock())
+        return tmp_path / "models" / id.partition("/")[2]
+
+    with modelscope(monkeypatch, answer):
+        (tmp_path / "models" / ".partial-there").mkdir(parents=True)
+        (tmp_path / "models" / ".partial-there" / "config.json").write_bytes(b"{1}")
+        (tmp_path / "models" / ".partial-you--there").mkdir()
+        (tmp_path / "models" / ".partial-you--there" / "config.json").write_bytes(b"{0}")  # of an older commit
+        assert {file.read_bytes() for file in fetched("you/there").glob("[a-z]*")} == {b"{2}"}
+        fetched("you/there")
+        with pytest.raises(ModelError, match="holds you/there. Rename or delete that folder"):
+            fetched("me/there")
+        (tmp_path / "models" / "mine").mkdir()
+        with pytest.raises(ModelError, match="which is there already. Rename"):
+            fetched("me/mine")
+        with pytest.raises(ModelError, match="is not a model's name on ModelScope"):
+            fetched("me/../../out")
+    assert not list((tmp_path / "models" / "mine").iterdir())
 
 
 def test_a_dataset_of_a_hub_is_listed_when_it_has_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
