@@ -78,9 +78,14 @@ def start_and_follow(args: AnyArgs, workspace: Path, *, detach: bool = False) ->
 
 def follow(run: Run) -> int:
     """Print the run's log until it ends. 0 done, 1 failed or lost, 3 stopped."""
+    pressed = heeded = 0  # Ctrl-C: one that comes while another is heeded counts too
     with open(run.log_path, "rb") as log:
         while True:
             try:
+                while heeded < pressed:
+                    print("\nStopping; press Ctrl-C again to kill.", flush=True)
+                    stop(run)
+                    heeded += 1
                 ended = run.state() in ENDED
                 shutil.copyfileobj(log, sys.stdout.buffer)
                 sys.stdout.flush()
@@ -88,8 +93,7 @@ def follow(run: Run) -> int:
                     break
                 time.sleep(POLL_SECONDS)
             except KeyboardInterrupt:
-                print("\nStopping; press Ctrl-C again to kill.", flush=True)
-                stop(run)
+                pressed += 1
     state, status = run.state(), run.status()
     print(f"{state}{': ' + str(status['why']) if status.get('why') else ''}", flush=True)
     return {"done": 0, "stopped": 3}.get(state, 1)

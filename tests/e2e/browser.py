@@ -17,7 +17,9 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -95,10 +97,18 @@ class ABoard:
         self.process.wait()
 
 
+# Below those that systems give to whoever asks for any: a board takes its port seconds after it is told which. Each
+# process of the tests has a stretch of its own.
+PORTS = count(20_000 + os.getpid() % 120 * 100)
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody else will come to meanwhile."""
+    while True:
+        port = next(PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @pytest.fixture

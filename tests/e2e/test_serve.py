@@ -12,7 +12,7 @@ import pytest
 
 from engine.contract import text
 from engine.contract.client import Said, Server
-from tests.e2e.served import LONG, MESSAGES, SECONDS, address, answer, client, generated, house  # noqa: F401
+from tests.e2e.served import LONG, MESSAGES, SECONDS, address, answer, client, generated, house, until  # noqa: F401
 
 # Who answers
 
@@ -204,7 +204,7 @@ def test_closing_a_stream_ends_the_generation(address: str, client: openai.OpenA
     next(pieces)
     pieces.close()  # type: ignore[attr-defined]
     assert answer(client, max_tokens=3)  # its turn comes, so the other one has ended
-    assert httpx.get(f"{address}/health").json()["waiting"] == 0
+    until(lambda: httpx.get(f"{address}/health").json()["waiting"] == 0, "an empty queue")
 
 
 def test_hanging_up_on_a_whole_answer_ends_the_generation_and_so_does_it_in_the_queue(
@@ -215,7 +215,7 @@ def test_hanging_up_on_a_whole_answer_ends_the_generation_and_so_does_it_in_the_
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{address}/v1/chat/completions", json=body, timeout=0.5)
     assert answer(client, max_tokens=3)
-    assert httpx.get(f"{address}/health").json()["waiting"] == 0
+    until(lambda: httpx.get(f"{address}/health").json()["waiting"] == 0, "an empty queue")
 
 
 def test_two_who_ask_at_once_both_get_their_own_answer(client: openai.OpenAI) -> None:

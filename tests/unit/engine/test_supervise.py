@@ -6,13 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from engine import supervise
+from engine import follow, supervise
 from engine.contract import rundir, start
 from engine.contract.queue import device_lock, held, state_folder
 from engine.contract.rundir import Run
@@ -236,6 +238,26 @@ Asked(Run(Path(sys.argv[1])), -1, 1, ["cpu"], [], False).supervise()
     run = rundir.make(tmp_path, "asked", "{}")
     subprocess.run([sys.executable, "-c", program, str(run.path)], cwd=ROOT, timeout=60, check=True)
     assert run.status()["why"] == "Stopped while waiting in the queue."
+
+
+def test_ctrl_c_that_is_pressed_while_another_is_heeded_kills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = running(lean(tmp_path, steps=FOR_EVER, deaf=True))
+    stops: list[int] = []
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def stop(run: Run) -> None:
+        stops.append(start.stop(run))
+        if len(stops) == 1:
+            monkeypatch.setattr(follow.time, "sleep", time.sleep)
+            until(lambda: run.status().get("stopping"))
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(follow, "stop", stop)
+    monkeypatch.setattr(follow, "time", SimpleNamespace(sleep=interrupted))
+    assert follow.follow(run) == 3
+    assert len(stops) > 1 and "Killed on request" in run.status()["why"]
 
 
 def test_a_worker_that_does_not_end_in_time_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
