@@ -41,8 +41,8 @@ class Fitting:
         self.workspace, self.form, self.look = board.workspace, form, look
         with gr.Row(elem_classes="tb-fitting", elem_id="train-fitting"):
             self.measure = gr.Button("Measure", size="sm", min_width=0, elem_id="train-measure", visible=False)
-            self.why = gr.HTML(elem_id="train-unmeasured", padding=False)
             self.fit = gr.Button("Make it fit", size="sm", min_width=0, elem_id="train-fit", visible=False)
+            self.why = gr.HTML(elem_id="train-unmeasured", padding=False)
             self.said = gr.HTML(elem_id="train-measured", padding=False)
         with gr.Column(visible=False, elem_id="train-proposal", elem_classes="tb-proposal") as self.proposal:
             self.diff = gr.HTML(padding=False)

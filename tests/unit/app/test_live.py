@@ -1,4 +1,4 @@
-"""A run as the page shows it where it stands still: ended early, or waiting for a person. No browser; none is started."""
+"""A run as the page shows it where it stands still: ended early, or waiting for a person. No run is started."""
 
 from __future__ import annotations
 
