@@ -145,6 +145,14 @@ class Optim(Section):
             said = f"{self.min_learning_rate:g} is not below the peak of {self.learning_rate:g} (optim.learning_rate)."
             yield Problem("optim.min_learning_rate", said)
 
+        if self.optimiser in ("lomo", "adalomo"):
+            for name, least in (("weight_decay", 0.0), ("embedding_rate", 1.0), ("layer_decay", 1.0)):
+                if getattr(self, name) != least:
+                    said = (
+                        f"{self.optimiser} (optim.optimiser) moves all weights alike. Set it to {least:g}, or choose "
+                    )
+                    yield Problem(f"optim.{name}", f"{said}another optimiser.")
+
     def _own_problems(self) -> Iterator[Problem]:
         """Rules between the optimiser's own settings, each of which is fine by itself."""
         given = own.values(self.own, SOLVERS[self.optimiser].own)

@@ -19,7 +19,7 @@ from engine.contract import own
 from engine.contract.args import TrainArgs
 from engine.contract.auto import accumulation_of
 from engine.contract.solvers import SCHEDULES, SOLVERS
-from engine.tuning.solvers import LAYER, AdamMini, BlockAdamW, Pair
+from engine.tuning.solvers import LAYER, AdamMini, BlockAdamW, Layerwise, Pair
 
 LOW_RANK = ("galore", "apollo")
 TINY = 4096  # weights fewer than this keep their state in full precision, as bitsandbytes has it
@@ -32,7 +32,7 @@ def made(model: nn.Module, args: TrainArgs, config: Any) -> Optimizer:
     Its parameter groups carry their own learning rates: LoRA+ (Hayou et al., 2024), embeddings, layers by depth.
     """
     optim, name = args.optim, args.optim.optimiser
-    given = {key: value for key, value in own.values(optim.own, SOLVERS[name].own).items() if key in optim.own}
+    given = own.values(optim.own, SOLVERS[name].own)
     parts = list(groups(model, args, config.learning_rate))
     betas = (float(given.pop("beta1", config.adam_beta1)), float(given.pop("beta2", config.adam_beta2)))
     if name == "muon":
@@ -51,8 +51,7 @@ def made(model: nn.Module, args: TrainArgs, config: Any) -> Optimizer:
         return kind(keywords.pop("model"), **keywords, **{key: value or None for key, value in given.items()})
     keywords.pop("warmup_steps", None)  # the schedule warms up; taken for steps, a share would be a rate far too high
     if "optimizer_dict" in keywords:
-        keywords.pop("params")
-        return kind(keywords.pop("optimizer_dict"), **keywords)
+        return _by_weight(keywords["optimizer_dict"], parts, config)
     if name.startswith(LOW_RANK):
         parts = _projected(parts, keywords.pop("params")[1])
         _trust_projectors(name)
@@ -139,6 +138,14 @@ def _projected(parts: list[dict[str, Any]], wanted: dict[str, Any]) -> list[dict
             if chosen:
                 split.append({key: value for key, value in part.items() if key != "names"} | {"params": chosen} | more)
     return split
+
+
+def _by_weight(each: dict[Any, Optimizer], parts: list[dict[str, Any]], config: Any) -> Optimizer:
+    """The library's optimisers of one weight `each`, at the rates and decays of `parts`."""
+    for part in parts:
+        for weights in part["params"]:
+            each[weights].param_groups[0] |= {key: part[key] for key in ("lr", "weight_decay")}
+    return Layerwise(each, config.learning_rate)
 
 
 def _trust_projectors(name: str) -> None:

@@ -1,4 +1,4 @@
-"""Optimisers that no library here has in a form that can be saved and continued: Adam-mini, BAdam, and two in one.
+"""Optimisers that no library here has in a form that can be saved and continued: Adam-mini, BAdam, and several in one.
 
 Knows no arguments.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -40,6 +40,29 @@ class Pair(Optimizer):
         for part, state in zip(self.parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
         self.param_groups = [group for part in self.parts for group in part.param_groups]
+
+
+class Layerwise(Optimizer):
+    """Optimisers of one weight each that step by themselves while gradients are made, under one schedule.
+
+    Their groups are these groups, so what a schedule says reaches them. Their state is in no checkpoint.
+    """
+
+    def __init__(self, each: Mapping[torch.Tensor, Optimizer], rate: float) -> None:
+        super().__init__(list(each), {"lr": rate})
+        self.param_groups = [group for one in each.values() for group in one.param_groups]
+
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Nothing is left to be done."""
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """No gradient is left."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"param_groups": [], "state": {}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """There is none."""
 
 
 class AdamMini(Optimizer):
