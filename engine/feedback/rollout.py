@@ -86,7 +86,7 @@ def write(model: Any, prompts: Sequence[Sequence[int]], sampling: Sampling, ends
     read = torch.arange(longest, device=model.device) >= gaps[:, None]
     config = sampling.config(ends, pad)
     config.use_cache = True
-    with bare(model):
+    with bare(model), remembering(model):
         written = model.generate(input_ids=ids, attention_mask=read.long(), generation_config=config)
     return marked(written, read, ends)
 
@@ -151,6 +151,20 @@ def steady(model: torch.nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, GradientCheckpointingLayer):
             module.training = True
+
+
+@contextlib.contextmanager
+def remembering(model: torch.nn.Module) -> Iterator[None]:
+    """Within it layers that compute their activations again keep a cache of what was read: in training mode they drop
+    it, and each token would be written to the one before alone."""
+    layers = [one for one in model.modules() if isinstance(one, GradientCheckpointingLayer) and one.training]
+    for layer in layers:
+        layer.training = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.training = True
 
 
 @contextlib.contextmanager

@@ -247,6 +247,13 @@ def test_what_a_lesson_leaves_goes_to_main_memory_when_asked(workspace: Path, mo
     assert packed and losses(ours) == losses(plain)
 
 
+def test_activations_that_are_computed_again_change_no_number(workspace: Path) -> None:
+    words = [*TASK, "method=full", "optim.learning_rate=1e-2", "data.split=80/20/0", "record.evaluate_every=2"]
+    kept, again = (train(workspace, *words, f"compute.checkpointing={on}") for on in ("false", "true"))
+    for name in ("train/loss", "train/reward", "train/length", "eval/reward"):
+        assert losses(again, name) == pytest.approx(losses(kept, name), abs=1e-5), name
+
+
 def test_a_stop_saves_a_checkpoint_and_ends(workspace: Path) -> None:
     stop = Stop()
     stop.asked = True

@@ -57,6 +57,21 @@ def test_answers_in_company_are_those_written_alone(model: Any) -> None:
     assert together == [rollout.write(model, [prompt], greedy, [END], PAD).bare()[0] for prompt in PROMPTS]
 
 
+def test_answers_are_those_of_a_model_that_keeps_its_activations(tiny_model: Path) -> None:
+    """Layers that compute them again drop the cache in training mode, in which `steady` leaves them."""
+    model = model_of(tiny_model, dtype=torch.float32, device=torch.device("cpu"))
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights += 0.2 * torch.randn(weights.shape, generator=torch.Generator().manual_seed(weights.numel()))
+    greedy = Sampling(8, temperature=0)
+    kept = rollout.write(model.eval(), PROMPTS, greedy, [END], PAD)
+    model.gradient_checkpointing_enable()
+    rollout.steady(model.train())
+    again = rollout.write(model, PROMPTS, greedy, [END], PAD)
+    assert again.ids.tolist() == kept.ids.tolist()
+    assert [layer.training for layer in model.model.layers] == [True, True] and not model.training
+
+
 def test_a_batch_is_read_as_each_row_alone(model: Any) -> None:
     torch.manual_seed(3)
     answers = rollout.write(model, PROMPTS, Sampling(6), [END], PAD)
