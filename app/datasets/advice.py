@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from html import escape
 
+from app import naming
 from app.theme import sentence_done
 from data.review.finding import Finding
+from engine.contract.args import TrainArgs
 
 LEVELS = {"error": "Stops a run", "warning": "Worth a look", "note": "Good to know"}
 ACTS = {"look": "Look at all", "stop": "Stop"}
@@ -42,8 +44,9 @@ def _item(mark: str, one: Finding) -> str:
     show = f'<button type="button" data-show="{name}">Show</button>' if one.rows else ""
     words = FIXES.get(one.fix, one.fix)
     mend = f'<button type="button" data-mend="{name}">{escape(words)}</button>' if one.fix else ""
-    hint = f"<p>{escape(one.hint)}</p>" if one.hint else ""
-    return f'<li class="tb-level-{one.level}"><strong>{escape(one.text)}</strong>{hint}<div>{show}{mend}</div></li>'
+    text, hint = (naming.plain(TrainArgs, said, kinds={}) for said in (one.text, one.hint))
+    more = f"<p>{escape(hint)}</p>" if hint else ""
+    return f'<li class="tb-level-{one.level}"><strong>{escape(text)}</strong>{more}<div>{show}{mend}</div></li>'
 
 
 def titles(found: Mapping[str, Finding]) -> dict[str, str]:

@@ -66,7 +66,7 @@ def sides(asked: Numbers, split: Split, seed: int) -> Sides:
     if sum(wanted) >= count > 1:
         raise DataError(
             f"{sum(wanted):,} rows are to be held out, and there are {count:,}.",
-            "Hold out fewer rows, under Train/validation/test (data.split).",
+            "Hold out fewer rows (data.split).",
         )
     questions, group, sizes = np.unique(asked, return_inverse=True, return_counts=True)
     drawn = lots(questions, seed, "split")

@@ -73,7 +73,7 @@ class Copies:
         numbers = np.array(self._numbers)
         if len(copies := later(np.array(self._wholes))):
             verb = "is an exact copy of an earlier one" if len(copies) == 1 else "are exact copies of earlier ones"
-            hint = "Keep the first of each; what should count more, data.repeat says better."
+            hint = "Keep the first of each. To have rows count more, raise data.repeat."
             yield about("duplicate", "warning", f"{rows(len(copies))} {verb}.", numbers[copies], hint, "keep_first")
         asked = np.array(self._asked).view(np.uint64)
         both = asked ^ lots(np.array(self._answers).view(np.uint64), 0, "answer")

@@ -119,7 +119,7 @@ RULES = (
     Rule("gap", "warning", "has a gap that was left to be filled in, such as {{name}} or lorem ipsum",
          "have gaps that were left to be filled in, such as {{name}} or lorem ipsum",
          _where(GAP, GAP_NEEDS, lambda utterance: utterance.prose),
-         "Say what goes in under Fill in (data.fill), or exclude these rows."),
+         "Say what goes in (data.fill), or exclude these rows."),
     Rule("stock", "note", "has a stock phrase of another model, such as As an AI language model",
          "have stock phrases of other models, such as As an AI language model",
          _where(STOCK, STOCK_NEEDS, lambda utterance: utterance.answered),

@@ -287,3 +287,9 @@ def test_findings_are_listed_by_their_weight_and_escaped():
     assert 'data-show="a"' in drawn and 'data-show="b"' not in drawn
     assert 'data-mend="b">Leave these rows out' in drawn
     assert advice.titles(found) == {"a": "Found: a (1)"}
+
+
+def test_findings_name_fields_by_their_labels():
+    found = {"a": Finding("a", "note", "2 rows say {{name}} (data.fill).", 2, (), "Raise data.repeat.")}
+    drawn = advice.html(found, "Looked at all 2 rows.")
+    assert "2 rows say {{name}} (“Fill in”)." in drawn and "Raise “Repeat”." in drawn
