@@ -46,11 +46,12 @@ class Stop:
         self._deferred = 0
         self._told: list[Callable[[], object]] = []
 
-    def listen(self, *, watch_stdin: bool) -> None:
+    def listen(self, *, watch_stdin: bool, end: str = "The supervisor is gone") -> None:
+        """end: what the end of standard input says."""
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
         if watch_stdin:
-            threading.Thread(target=self._watch_stdin, daemon=True).start()
+            threading.Thread(target=self._watch_stdin, args=(end,), daemon=True).start()
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
@@ -82,10 +83,10 @@ class Stop:
         if not self._deferred:
             raise Stopped
 
-    def _watch_stdin(self) -> None:
+    def _watch_stdin(self, end: str) -> None:
         while os.read(sys.stdin.fileno(), 1024):
             pass
-        print("The supervisor is gone: saving and ending.", flush=True)
+        print(f"{end}: saving and ending.", flush=True)
         os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -51,7 +51,8 @@ def work(folder: Path) -> int:
 def _work(run: rundir.Run, report: Report, stop: Stop, attempt: int) -> int:
     given = None
     try:
-        stop.listen(watch_stdin=not sys.stdin.isatty())
+        rank = {"end": "Asked to stop"} if ranks.joined() else {}  # its launcher tells it so
+        stop.listen(watch_stdin=not sys.stdin.isatty(), **rank)
         report.phase("loading")
         given = args = text.load(run.args_path)
         if isinstance(args, TrainArgs) and args.launch.everywhere > 1 and not ranks.joined():

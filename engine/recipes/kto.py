@@ -6,6 +6,7 @@ batch in training and once on all held-out rows in evaluation, so that its loss 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
@@ -122,14 +123,16 @@ class Task(Judging):
         return torch.stack([self.before(inputs), self.before(inputs["other"])])
 
     def evaluate(self, eval_dataset: Any = None, *given: Any, **more: Any) -> dict[str, float]:
+        started, drifts = time.monotonic(), list[float]()
+        self.still()
         self.model.eval()
-        drifts: list[float] = []
         for batch, counts in self._held_out(eval_dataset) if self.task.loss == "kto" else ():
             drift = self._drift(self.model, self._prepare_inputs(batch))
             drifts += drift.tolist() if counts else []
             if ranks.any_of(self.stop.asked):
                 break
         self.held_kl = _mean(torch.tensor(drifts))
+        self.logged_at += time.monotonic() - started  # as what follows, this is no training time
         return super().evaluate(eval_dataset, *given, **more)
 
     def compute_loss(

@@ -84,6 +84,8 @@ def keep_freed_memory() -> None:
 def _why_padded(model: Any, args: TrainArgs) -> str:
     if args.launch.context_parallel > 1:
         return "rows are split over devices"
+    if getattr(args.task, "neftune", None):
+        return "the noise on their embeddings (task.neftune) goes by the length of a row"
     config = getattr(model, "active_peft_config", None)
     if config is not None and config.is_prompt_learning:
         return "what is trained stands before every row"

@@ -78,7 +78,11 @@ def eased(args: TrainArgs, run: Run, report: Report, attempt: int) -> TrainArgs:
     saved = run.checkpoints()
     if saved:
         content["resume"] = {"run": run.id, "checkpoint": saved[-1][1].name}
-    where = f"from {saved[-1][1].name} on" if saved else "from the beginning, as nothing was saved yet"
+    where = "from the beginning, as nothing was saved yet"
+    if saved:
+        where = f"from {saved[-1][1].name} on"
+    elif args.resume.run:
+        where = f"on from {args.resume.run} again, as nothing was saved yet"
     report.warn(
         f"Memory ran out with {before[0]} rows at once.",
         f"Attempt {attempt} of {TRIES} takes {now[0]} at once and adds up {now[1]} batches for a step, so that each "

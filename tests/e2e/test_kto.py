@@ -159,6 +159,24 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(judged: Path) -> Non
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_all_of_an_evaluation_is_of_the_weights_that_are_kept(judged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An optimiser that trains other weights than it keeps must have put the latter in place."""
+    from engine.recipes.kto import Task
+
+    pytest.importorskip("schedulefree")
+    drift, trains = Task._drift, list[bool]()
+
+    def watched(self: Any, *given: Any) -> Any:
+        if not self.model.training and self.state.global_step:
+            trains.append(self.optimizer.param_groups[0]["train_mode"])
+        return drift(self, *given)
+
+    monkeypatch.setattr(Task, "_drift", watched)
+    train(judged, "task=kto", "data=judged.jsonl", "data.split=75/25/0", "record.evaluate_every=1", "steps.max_steps=2",
+          "optim.optimiser=schedule_free_adamw", "optim.schedule=constant")  # fmt: skip
+    assert trains and not any(trains)
+
+
 def test_the_run_says_what_good_and_bad_answers_count(judged: Path) -> None:
     run = train(judged, "task=kto", "data=judged.jsonl", "method.rank=4", "steps.max_steps=1")
     said = next(event for event in events(run, "note") if event.get("facts", {}).get("good_weight"))

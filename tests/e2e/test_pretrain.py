@@ -14,6 +14,7 @@ import torch
 from data.checking.preflight import problems
 from data.datasets import registry
 from data.encoding.render import NoTemplate
+from data.encoding.tokens import TextTokenizer
 from data.planning.sizes import resized
 from engine.contract import rundir, text
 from engine.contract.errors import ArgsError, DataError
@@ -108,6 +109,19 @@ def test_a_model_without_a_chat_template_is_pretrained(texts: Path) -> None:
     run = train(texts, *PRETRAIN, "model=base", "method.rank=4", "record.samples=[Once upon]", "data.split=60/40/0")
     assert isinstance(NoTemplate.if_any(base), NoTemplate)
     assert run.model_path.is_dir() and events(run, "sample")[0]["prompt"] == "Once upon"
+
+
+def test_a_sample_of_plain_text_begins_as_rows_do(tmp_path: Path) -> None:
+    from types import SimpleNamespace
+
+    from engine.recipes.run import _asked
+    from tests.wording import model_folder
+
+    folder = model_folder(tmp_path / "base")  # its tokenizer puts a token before every text
+    tokenizer = TextTokenizer.of(folder)
+    args: Any = text.parse({}, ["task=pretrain", "record.samples=[Once]"], kind="train")
+    asked = _asked(args, folder, SimpleNamespace(generation_config=None))
+    assert asked["samples"] == [("Once", [tokenizer.bos_id, *tokenizer.encode("Once").ids])]
 
 
 def test_conversations_are_refused_by_kind(texts: Path) -> None:

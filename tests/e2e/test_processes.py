@@ -125,6 +125,8 @@ def test_a_stop_saves_once_and_the_run_goes_on_from_there(workspace: Path, two: 
     until(lambda: len(steps(run)) > 2, SECONDS, "the first steps")
     assert start.stop(run)
     assert ended(run, SECONDS) == "stopped"
+    said = run.log_path.read_text()
+    assert "Asked to stop: saving and ending." in said and "is gone" not in said
     [(step, _)] = run.checkpoints()
     resumed = done(workspace, *TWO, f"steps.max_steps={step + 1}", f"resume.run={run.id}")
     assert steps(resumed)[-1] == step + 1

@@ -114,6 +114,13 @@ def test_a_run_takes_as_many_rows_at_once_as_fit_and_learns_the_same(
     assert json.loads(least.env_path.read_text())["args"]["steps"]["batch_size"] == 1
 
 
+def test_an_attempt_of_a_run_that_went_on_from_another_does_so_again(workspace: Path) -> None:
+    run = rundir.make(workspace, "child", "{}")
+    eased = recovery.eased(args("resume.run=parent", "resume.checkpoint=step-2"), run, Report(run, attempt=2), 2)
+    assert (eased.resume.run, eased.resume.checkpoint) == ("parent", "step-2")
+    assert "It goes on from parent again, as nothing was saved yet." in events(run, "warning")[0]["hint"]
+
+
 def test_an_attempt_after_a_kill_with_one_row_says_that_it_is_at_its_end(workspace: Path) -> None:
     run = rundir.make(workspace, "one", "{}")
     with pytest.raises(ResourceError, match="one row at a time"):

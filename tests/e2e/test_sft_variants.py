@@ -132,6 +132,8 @@ def test_noise_on_the_embeddings_is_of_the_strength_that_its_paper_has(workspace
     quiet = train(workspace, "method=full", "steps.max_steps=1", "data.split=80/20/0")
     assert losses(run, "eval/loss")[0] == losses(quiet, "eval/loss")[0]
     assert losses(run)[0] != losses(quiet)[0]
+    words = ["method=full", "task.neftune=5", "steps.max_steps=2", "data.split=80/20/0", "compute.padding_free=false"]
+    assert losses(train(workspace, *words)) == losses(run)  # by the length of a row, not of all rows of a batch
 
 
 @pytest.mark.parametrize("variant", [
