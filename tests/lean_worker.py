@@ -3,7 +3,8 @@
 Its args file is a JSON object: steps, seconds (per step), and at the end `exit` (a code, or a list with one for each
 attempt), `signal` (sent to itself), `crash` (an exception) or nothing (0). deaf: it ignores the request to stop. child:
 it starts a child that ignores it too and inherits the locks. patient: on a stop it says `saving`, and goes on once
-there is a file `go` in its folder. Each step is said in the log after its line is on disk.
+there is a file `go` in its folder; pauses: so it does at this step. Each step is said in the log after its line is on
+disk.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ def work(run: Run) -> int:
     for step in range(1, told.get("steps", 5) + 1):
         metrics.write(Metrics(step, 0.0, {"train/loss": 1 / step}))
         print(f"step {step}", flush=True)
+        if step == told.get("pauses"):
+            wait_for_go(run)
         if stop.wait(told.get("seconds", 0.002)) and not told.get("deaf"):
             return save(run, events, told)
     if what := told.get("signal"):
@@ -54,10 +57,15 @@ def work(run: Run) -> int:
 
 def save(run: Run, events: Journal, told: dict[str, object]) -> int:
     events.write(Phase("saving"))
-    while told.get("patient") and not (run.path / "go").exists():
-        time.sleep(0.005)
+    if told.get("patient"):
+        wait_for_go(run)
     (run.path / "saved").touch()
     return STOPPED
+
+
+def wait_for_go(run: Run) -> None:
+    while not (run.path / "go").exists():
+        time.sleep(0.005)
 
 
 def watch_supervisor(stop: threading.Event) -> None:

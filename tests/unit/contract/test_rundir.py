@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -112,19 +113,24 @@ def test_a_reader_never_sees_a_part_of_a_status_that_is_being_replaced(run: Run)
     done = threading.Event()
 
     def replace() -> None:
-        for n in range(150):
+        for n in count():
             write_json(run.status_path, {"n": n, "padding": ["x" * 50] * 400})
-        done.set()
+            if done.is_set():
+                return
 
     writer = threading.Thread(target=replace)
     writer.start()
-    seen = []
-    while not done.is_set():
-        status = run.status()
-        assert len(status["padding"]) == 400
-        seen.append(status["n"])
-    writer.join()
-    assert seen == sorted(seen) and len(set(seen)) > 1
+    seen: list[int] = []
+    try:
+        while len(set(seen)) < 30:
+            assert writer.is_alive()
+            status = run.status()
+            assert len(status["padding"]) == 400
+            seen.append(status["n"])
+    finally:
+        done.set()
+        writer.join()
+    assert seen == sorted(seen)
     assert [path.name for path in run.path.glob(".status*")] == []
 
 

@@ -43,9 +43,10 @@ def running(run: Run, step: int = 1) -> Run:
 
 
 def test_a_run_is_queued_then_running_then_done(tmp_path: Path) -> None:
-    run = lean(tmp_path, steps=20, seconds=0.01)
+    run = lean(tmp_path, steps=20, pauses=10)
     assert run.state() in ("queued", "running")
     until(lambda: run.state() == "running")
+    (run.path / "go").touch()
     assert ended(run) == "done"
     status = run.status()
     assert steps(run) == list(range(1, 21))
@@ -299,7 +300,7 @@ def test_a_stop_reaches_a_worker_whose_supervisor_is_dead(tmp_path: Path) -> Non
 def test_a_run_goes_on_when_its_starter_is_killed(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from tests.processes import lean;"
-        "print(lean(Path(sys.argv[1]), steps=50, seconds=0.01).path, flush=True); sys.stdin.read()"
+        "print(lean(Path(sys.argv[1]), steps=50, pauses=9).path, flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", program, str(tmp_path)]
     starter = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
@@ -308,6 +309,7 @@ def test_a_run_goes_on_when_its_starter_is_killed(tmp_path: Path) -> None:
     starter.kill()
     starter.wait()
     assert run.state() == "running"
+    (run.path / "go").touch()
     assert ended(run) == "done" and len(steps(run)) == 50
 
 
