@@ -34,6 +34,8 @@ MOST_COLUMNS = 3
 POLL_SECONDS = 0.7
 DRAW_SECONDS = 0.08  # between two pictures of an answer that grows
 STREAM: dict[str, Any] = {**QUIET, "concurrency_limit": None}
+# One look after the other: a second one that does not know of the first would undo what was chosen since.
+IN_TURN: dict[str, Any] = {"concurrency_id": "tb-chat-look", "concurrency_limit": 1}
 NOTHING = ("Ask the base and the tuned model the same question", "Choose what to load at the top, and press Load.")
 COMING = ("The model is on its way", "You can type your question meanwhile.")
 READY = ("Ready", "Type a question below. Enter sends it, Shift+Enter begins a new line.")
@@ -128,10 +130,10 @@ class Chat:
             self.clock,
         ]  # fmt: skip
         board.opens(self._offer, [*board.visit, self.chosen], [self.chosen])
-        board.opens(self._look, [self.seen], self.view)
-        board.moves(self._look, [self.seen], self.view)
+        board.opens(self._look, [self.seen], self.view, **IN_TURN)
+        board.moves(self._look, [self.seen], self.view, **IN_TURN)
         board.asks(self._wanted, [self.seen], [self.chosen, self.said, *self.view])
-        self.clock.tick(self._look, [self.seen], self.view, **QUIET)
+        self.clock.tick(self._look, [self.seen], self.view, **IN_TURN, **QUIET)
         # Why a question was not sent is over with the loading.
         self.seen.change(lambda now: "" if now.state == "ready" else gr.skip(), self.seen, self.said, **QUIET)
         self.load.click(self._load, [self.chosen, self.seen], [self.said, *self.view], **QUIET)

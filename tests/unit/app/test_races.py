@@ -28,3 +28,11 @@ def test_what_is_found_in_rows_leaves_the_text_of_the_open_row_alone(monkeypatch
     drawn = dict(zip(browser.shown, browser.marked("", browse.Seen()), strict=True))
     left = {place for place, what in drawn.items() if what == gr.skip()}
     assert left == {browser.talk, browser.said, browser.editor}
+
+
+def test_no_look_at_what_is_loaded_undoes_a_choice_that_was_made_after_another_look(tmp_path):
+    page = board.page(tmp_path)
+    looks = [event for event in page.fns.values() if getattr(event.fn, "__name__", "") == "_look"]
+    chat = [event for event in looks if any(getattr(block, "elem_id", "") == "chat-many" for block in event.outputs)]
+    assert len(chat) == 3
+    assert {(event.concurrency_id, event.concurrency_limit) for event in chat} == {("tb-chat-look", 1)}
