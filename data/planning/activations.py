@@ -130,7 +130,10 @@ def scores(shape: Shape, args: TrainArgs, rows: int, longest: int) -> int:
 
 def logits(shape: Shape, args: TrainArgs, *, tokens: int, device: str) -> int:
     """Bytes at the loss. In chunks a few logits are there at a time, beside the gradient of each token's state; and of
-    the output layer, where it is trained, a copy in the precision of the arithmetic and its gradient in fp32."""
+    the output layer, where it is trained, a copy in the precision of the arithmetic and its gradient in fp32. A model
+    that scores has one number a token, which is next to nothing."""
+    if args.task.head == "score":
+        return 0
     width = BYTES[args.model.dtype]
     if _loss(args) == "plain":
         return tokens * shape.vocabulary * (width + PLAIN_BYTES)

@@ -83,7 +83,7 @@ def learning(subject: Subject, args: TrainArgs, length: float) -> Pass:
     backward = back * (weights + 2 * attention) + 2 * min(trained, subject.working)
     again = layers if checkpointed(args) else 0
     added = 2 * trained * 2 if method.adapter else 0  # an adapter's own matrices, forward and their inputs' gradient
-    return Pass(layers + backward + again + added, 2 * head)
+    return Pass(layers + backward + again + added, 0 if args.task.head == "score" else 2 * head)
 
 
 def per_token(subject: Subject, args: TrainArgs, length: float) -> float:

@@ -53,8 +53,7 @@ def memory(subject: Subject, args: TrainArgs, *, longest: int, device: str = "cp
 
     away = launch.offload and divided
     frozen = frozen_bytes(subject, args, trained)
-    state = trained * optimisers.state(args.optim.optimiser)
-    gradients = 4 * trained if optimisers.keeps_gradients(args.optim.optimiser) else 4 * subject.layer
+    state, gradients = learning(subject, args, trained)
     table = housed(subject, args)
     host += table
     weights = held(frozen - table, all_divided, away and all_divided)
@@ -77,6 +76,18 @@ def memory(subject: Subject, args: TrainArgs, *, longest: int, device: str = "cp
         "program": PROGRAM,
     }
     return Memory(parts, host + shared.host)
+
+
+def learning(subject: Subject, args: TrainArgs, trained: int) -> tuple[float, int]:
+    """Bytes of the optimiser's state, and of the gradients that are there at once."""
+    name, own = args.optim.optimiser, args.optim.own
+    if optimisers.by_block(name):
+        block = min(subject.block, trained)
+        return block * optimisers.state(name, own), 4 * block
+    tables, output = subject.ends(args.method)
+    wide = tables + (output if name == "muon" else 0)  # which takes matrices between the two ends
+    state = (trained - wide) * optimisers.state(name, own) + wide * optimisers.table(name, own)
+    return state, 4 * trained if optimisers.keeps_gradients(name) else 4 * subject.layer
 
 
 def frozen_bytes(subject: Subject, args: TrainArgs, trained: int) -> float:

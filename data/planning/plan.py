@@ -68,11 +68,12 @@ def planned(
     asked for already."""
     now = now or machine.memory(args.launch.devices)
     device = machine.machine().device if args.compute.device == "auto" else args.compute.device
+    free = now.free
     if device == "cpu":  # whose memory its processes share
         now = machine.Memory(now.total // args.launch.here, now.free // args.launch.here)
     longest = longest_of(args, rows.longest if rows else args.data.max_length)
     others = beside(args, workspace)
-    chosen = batch.settled(args, subject, longest=longest, free=now.free, beside=others)
+    chosen = batch.settled(args, subject, longest=longest, free=free, beside=others)
     args = chosen.args
     known = past.measured(args, workspace)
     return Plan(

@@ -209,7 +209,7 @@ class Subject:
         parts = {name for name in PARTS if getattr(vision or Vision(), name)} if self.sees else LANGUAGE
         key = repr((method, sorted(parts)))
         if key not in self._trained:
-            learnt = self.words * self.shape.hidden if method.adapter else 0
+            learnt = self.words * self.shape.hidden * (1 if self.shape.tied else 2) if method.adapter else 0
             self._trained[key] = trained_parameters(self.shapes, method, tied=self.shape.tied, parts=parts) + learnt
         return self._trained[key]
 
@@ -223,6 +223,20 @@ class Subject:
         own = within(self.shapes, LANGUAGE)
         inside = sum(math.prod(shape) for name, shape in own.items() if LAYER.search(name))
         return inside // max(1, self.shape.layers)
+
+    @cached_property
+    def block(self) -> int:
+        """Parameters of a layer, or of all that is in none, whichever are more."""
+        return max(self.layer, self.parameters - self.layer * self.depth)
+
+    def ends(self, method: Any) -> tuple[int, int]:
+        """Of what `method` trains, the numbers of the embeddings, and of an output layer of its own."""
+        if method.adapter and not getattr(method, "extra_modules", ()):
+            return 0, 0
+        spelt = {name: shape for name, shape in within(self.shapes, LANGUAGE).items() if len(shape) == 2}
+        ends = [{name: size for name, size in spelt.items() if end.search(name)} for end in (EMBEDDING, OUTPUT)]
+        tables, output = (trained_parameters(end, method, tied=self.shape.tied) for end in ends)
+        return tables, output
 
     @cached_property
     def working(self) -> int:

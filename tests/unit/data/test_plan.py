@@ -132,6 +132,11 @@ class TestMemory:
         assert found["answers"] + found["activations"] + found["logits"] == written
         assert needs(task="grpo", longest=300, steps={"batch_size": 4, "accumulation": 2}).parts["answers"] == 0
 
+    def test_a_model_that_scores_has_no_logits_of_a_vocabulary(self):
+        assert needs(task="reward").parts["logits"] == 0 < needs(task="dpo").parts["logits"]
+        scores, prefers = (per_token(M135, args(task=name), 1) for name in ("reward", "simpo"))
+        assert prefers - scores == 4 * 576 * 49_152  # forward and back
+
     def test_of_frozen_layers_nothing_is_kept(self):
         two = needs(method={"kind": "freeze", "layers": 2}).parts["activations"]
         assert two == pytest.approx(needs(method={"kind": "freeze", "layers": 1}).parts["activations"] * 2)
@@ -189,6 +194,13 @@ def test_processes_on_a_processor_share_its_memory(tmp_path: Path) -> None:
         args(compute={"checkpointing": False, "device": "cuda"}, launch={"processes": 4}), M135, tmp_path, now=now
     )
     assert each.free == now.free
+
+
+def test_rows_at_once_are_chosen_by_the_memory_that_each_process_has(tmp_path: Path) -> None:
+    said = {"compute": {"checkpointing": False, "device": "cpu", "auto_batch": True}, "launch": {"processes": 4}}
+    share = 1.1 * memory(M135, args(**said), longest=512).total
+    found = planned(args(**said), M135, tmp_path, now=Room(total=10**12, free=round(4 * share)))
+    assert found.args.steps.batch_size == ROWS and found.fits
 
 
 class TestShapes:
@@ -310,6 +322,8 @@ class TestWhatIsTrained:
         assert found and found.shape.tied and found.parameters == plain.parameters + 2 * plain.shape.hidden
         assert found.trained(wanted.method) == plain.trained(wanted.method) + 2 * plain.shape.hidden
         assert found.trained(Full()) == found.parameters
+        apart = Subject(LLAMA, LLAMA.tensors(), 8_028_164_096).grown(2)  # whose output layer is its own
+        assert apart.trained(wanted.method) == B8.trained(wanted.method) + 2 * 2 * 4096
 
     def test_rows_are_counted_with_the_new_tokens(self, workspace: Path):
         said = ["model=tiny", "data=sums.jsonl", "data.split=100/0/0", "data.max_length=128"]

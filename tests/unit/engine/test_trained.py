@@ -1,4 +1,5 @@
-"""What a method is said to train is what it trains: PEFT and the model itself are asked."""
+"""What a method is said to train is what it trains, and what an optimiser is said to hold is what it holds: PEFT, the
+model and the optimiser themselves are asked."""
 
 from __future__ import annotations
 
@@ -10,9 +11,11 @@ import torch
 
 from data import models
 from data.planning import forecast
+from data.planning.memory import memory
 from data.planning.shape import Subject
 from engine.contract import text
 from engine.contract.tuners import TUNERS
+from engine.tuning import optimisers
 
 # What does not fit the tiny model's layers as it is.
 SMALL = {
@@ -82,3 +85,31 @@ def test_of_a_model_that_sees_the_parts_that_are_trained_are_counted(seeing: Pat
         model = model_of(seeing, dtype=torch.float32, device=torch.device("cpu"))
         moved, _ = methods.trained(methods.prepared(model, args, Start(steps=10)))
         assert Subject.of(models.card(seeing)).trained(args.method, args.vision) == moved, parts
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(
+    "name", ["adamw_torch", "adamw_bnb_8bit", "lion_8bit", "muon", "sgd: {momentum: 0.9}", "badam"]
+)
+def test_the_plan_knows_the_state_and_the_gradients_that_it_holds(name: str, tied: bool, tmp_path: Path) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
+
+    name, _, own = name.partition(": ")
+    if name == "badam":  # begins with its largest block: a layer, or what is in none
+        own = f"{{order: {'descending' if tied else 'ascending'}}}"
+    model = LlamaForCausalLM(LlamaConfig(
+        vocab_size=800, hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, tie_word_embeddings=tied,
+    ))  # fmt: skip
+    model.save_pretrained(tmp_path)
+    words = ["method=full", f"optim.optimiser={name}", *([f"optim.own={own}"] if own else []), "compute.offload=false"]
+    args: Any = text.parse({}, [*words, "compute.checkpointing=false"], kind="train")
+    optimiser = optimisers.made(model, args, TrainingArguments("unused", learning_rate=1e-3, use_cpu=True))
+    model(input_ids=torch.arange(40)[None], labels=torch.arange(40)[None]).loss.backward()
+    gradients = sum(one.grad.nbytes for one in model.parameters() if one.grad is not None)
+    optimiser.step()
+    held = [one for part in getattr(optimiser, "parts", [optimiser]) for one in part.state.values()]
+    state = sum(one.nbytes for values in held for one in values.values() if isinstance(one, torch.Tensor))
+    planned = memory(Subject.of(models.card(tmp_path)), args, longest=40).parts
+    assert planned["optimiser"] == pytest.approx(state, rel=0.03)  # beside single numbers, and norms in 32 bits
+    assert planned["gradients"] == gradients
