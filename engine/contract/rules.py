@@ -285,9 +285,9 @@ RULES: tuple[Rule, ...] = (
     Rule("optim.optimiser", lambda args: _solver(args).alone and (args.launch.shards or args.launch.everywhere > 1),
          "{args.optim.optimiser} works in one process with whole weights only. Set launch.processes to 1 and "
          "launch.strategy to ddp, or choose another optimiser."),
-    Rule("optim.optimiser", lambda args: args.optim.optimiser == "muon" and args.launch.shards,
-         "muon needs whole matrices, and {args.launch.strategy} (launch.strategy) shares them out. Set it to ddp, or "
-         "optim.optimiser to adamw_torch."),
+    Rule("optim.optimiser", lambda args: args.launch.strategy in _solver(args).whole,
+         "{args.optim.optimiser} steps on whole weights alone, and {args.launch.strategy} (launch.strategy) shares "
+         "them out. Set it to ddp, or optim.optimiser to adamw_torch."),
     Rule("optim.schedule",
          lambda args: args.optim.optimiser in FREE_OF_SCHEDULES
          and args.optim.schedule not in ("constant", "constant_with_warmup"),

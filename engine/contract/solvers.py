@@ -20,6 +20,8 @@ class Solver:
     at_once: takes its step while gradients are made, each weight by itself: no accumulation, no second process, and its
     state is not in a checkpoint.
     alone: one process only.   device: the only kind of device that it is for.
+    whole: the launch strategies whose shares of weights it cannot step on. The kernels of bitsandbytes and the factors
+    of Adafactor take no DTensor, which FSDP2 makes of every weight.
     """
 
     own: Mapping[str, Own] = field(default_factory=dict)
@@ -29,6 +31,7 @@ class Solver:
     at_once: bool = False
     alone: bool = False
     device: str = ""
+    whole: tuple[str, ...] = ()
 
 
 BETA1 = Own(0.9, "How much of the last steps' direction is kept.", 0, 0.9999)
@@ -67,6 +70,7 @@ LOMO = {"clip_grad_norm": Own(0.0, "Shortens gradients to this length, at the pr
 GALORE_AT, APOLLO_AT = ("galore_torch", "pip install galore-torch"), ("apollo_torch", "pip install apollo-torch")
 FREE_AT, LOMO_AT = ("schedulefree", "pip install schedulefree"), ("lomo_optim", "pip install lomo-optim")
 AO_AT = ("torchao", "pip install torchao")
+FSDP = ("fsdp",)
 
 SOLVERS: dict[str, Solver] = {
     "adamw_torch": Solver(ADAM),
@@ -76,10 +80,10 @@ SOLVERS: dict[str, Solver] = {
     "adamw_torch_xla": Solver(ADAM, "torch_xla", "pip install torch-xla"),
     "adamw_torch_npu_fused": Solver(ADAM, "torch_npu", "pip install torch-npu", device="npu"),
     "adamw_anyprecision": Solver(ADAM, "torchdistx", "pip install torchdistx"),
-    "adamw_8bit": Solver(ADAM),
-    "adamw_bnb_8bit": Solver(ADAM),
-    "paged_adamw_8bit": Solver(ADAM),
-    "paged_adamw_32bit": Solver(ADAM),
+    "adamw_8bit": Solver(ADAM, whole=FSDP),
+    "adamw_bnb_8bit": Solver(ADAM, whole=FSDP),
+    "paged_adamw_8bit": Solver(ADAM, whole=FSDP),
+    "paged_adamw_32bit": Solver(ADAM, whole=FSDP),
     "stable_adamw": Solver(
         {"beta1": BETA1, "beta2": Own(0.99, BETA2.help, 0, 0.99999), "eps": Own(1e-6, EPS.help, 0, 1)},
         "optimi", "pip install torch-optimi",
@@ -89,19 +93,19 @@ SOLVERS: dict[str, Solver] = {
         "lamb": Own(2.0, "Strength of the slow gradients.", 0, 100),
         "gamma": Own(0.1, "How much less early layers are amplified.", 0, 1),
     }, "grokadamw", "pip install grokadamw"),
-    "ademamix": Solver(MIX),
-    "ademamix_8bit": Solver(MIX),
-    "paged_ademamix_32bit": Solver(MIX),
-    "paged_ademamix_8bit": Solver(MIX),
+    "ademamix": Solver(MIX, whole=FSDP),
+    "ademamix_8bit": Solver(MIX, whole=FSDP),
+    "paged_ademamix_32bit": Solver(MIX, whole=FSDP),
+    "paged_ademamix_8bit": Solver(MIX, whole=FSDP),
     "adafactor": Solver({
         "clip_threshold": Own(1.0, "Steps larger than this are made smaller.", 0.01, 100),
         "decay_rate": Own(-0.8, "How the memory of gradients' sizes grows.", -1, 0),
-    }),
+    }, whole=FSDP),
     "muon": Solver(ADAM | {
         "momentum": Own(0.95, "How much of the last steps' direction is kept.", 0, 0.9999),
         "nesterov": Own(True, "Looks one step ahead."),
         "ns_steps": Own(5, "Rounds in which a step is made orthogonal.", 1, 20),
-    }),
+    }, whole=("fsdp", "zero3")),
     "adam_mini": Solver(ADAM, matrices=True),
     "badam": Solver(ADAM | {
         "switch_every": Own(50, "Steps after which the next block of layers is trained.", 1, 1_000_000),
@@ -119,16 +123,16 @@ SOLVERS: dict[str, Solver] = {
     "schedule_free_adamw": Solver(ADAM | FREE, *FREE_AT),
     "schedule_free_radam": Solver(ADAM | FREE, *FREE_AT),
     "schedule_free_sgd": Solver({"momentum": Own(0.9, MOMENTUM.help, 0.0001, 0.9999)} | FREE, *FREE_AT),
-    "lion_32bit": Solver(LION),
-    "lion_8bit": Solver(LION),
-    "paged_lion_32bit": Solver(LION),
-    "paged_lion_8bit": Solver(LION),
+    "lion_32bit": Solver(LION, whole=FSDP),
+    "lion_8bit": Solver(LION, whole=FSDP),
+    "paged_lion_32bit": Solver(LION, whole=FSDP),
+    "paged_lion_8bit": Solver(LION, whole=FSDP),
     "sgd": Solver({"momentum": MOMENTUM, "nesterov": Own(False, "Looks one step ahead.")}),
     "adagrad": Solver({"lr_decay": Own(0.0, "How fast the rate falls by itself.", 0, 1)}),
     "rmsprop": Solver(RMS),
-    "rmsprop_bnb": Solver(RMS_BNB),
-    "rmsprop_bnb_8bit": Solver(RMS_BNB),
-    "rmsprop_bnb_32bit": Solver(RMS_BNB),
+    "rmsprop_bnb": Solver(RMS_BNB, whole=FSDP),
+    "rmsprop_bnb_8bit": Solver(RMS_BNB, whole=FSDP),
+    "rmsprop_bnb_32bit": Solver(RMS_BNB, whole=FSDP),
 }  # fmt: skip
 
 
