@@ -6,7 +6,6 @@ The worker is the fake one, so that the tests are about the page.
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from playwright.sync_api import Locator, Page, expect
 
@@ -17,6 +16,11 @@ from tests.e2e.browser import PATIENCE
 from tests.e2e.test_page_train import only_run, ready
 
 expect.set_options(timeout=PATIENCE)
+
+PLACE = """one => {
+  const mine = one.getBoundingClientRect(), field = one.closest('.block').getBoundingClientRect();
+  return [mine.x - field.x, mine.y - field.y, mine.width, mine.height];
+}"""
 
 
 def chip(page: Page, field: str, name: str) -> Locator:
@@ -44,12 +48,12 @@ def test_a_name_is_chosen_by_mouse_by_keyboard_and_by_typing(start_board, open_p
     said, on = page.locator(f"#train-{judged} textarea"), pressed(page, judged)
     expect(on).to_have_text(["exact"])
 
-    place: dict[str, Any] = chip(page, judged, "length").bounding_box()
+    place = chip(page, judged, "length").evaluate(PLACE)
     for name in ("numeric", "length", "json"):
         chip(page, judged, name).click()
     expect(said).to_have_value("exact=1\nnumeric=1\nlength=0.2\njson=1")
     expect(on).to_have_text(["exact", "numeric", "length", "json"])
-    assert chip(page, judged, "length").bounding_box() == place
+    assert chip(page, judged, "length").evaluate(PLACE) == place
     tip = page.locator("#tb-tip")
     expect(tip).to_contain_text("It is JSON")
     page.mouse.move(5, 5)
