@@ -17,6 +17,7 @@ from urllib.parse import quote
 import yaml
 
 from app.planning.outlook import size
+from app.results import refs
 from app.running.charts import PANELS
 from app.running.live import duration
 from app.running.runs import Summary
@@ -44,9 +45,14 @@ def item(one: Summary) -> str:
     best = f"{key} {_number(key, value)}" if value is not None else ""
     about = " · ".join(filter(None, (best, took, one.about)))  # what is cut where it is narrow comes last
     return (
-        f'<span class="tb-item-top"><strong>{escape(one.title)}</strong>{pill(one.state)}</span>'
+        f'<span class="tb-item-top"><strong>{escape(called(one))}</strong>{pill(one.state)}</span>'
         f'<span class="tb-item-about"><span>{escape(about)}</span><time>{when(one.began)}</time></span>'
     )
+
+
+def called(one: Summary) -> str:
+    """Its title; what works on the weights of a run that has a name is called by that."""
+    return refs.spoken(one.title, one.run.workspace)
 
 
 def _number(key: str, value: float) -> str:
@@ -55,7 +61,7 @@ def _number(key: str, value: float) -> str:
 
 def _words(one: Summary) -> str:
     """What the filter of the list looks through."""
-    return " ".join((one.id, one.title, one.state, one.about)).lower()
+    return " ".join((one.id, called(one), one.state, one.about)).lower()
 
 
 def when(began: float, now: float | None = None) -> str:
@@ -71,7 +77,9 @@ def question(one: Summary) -> str:
     many = len(one.run.checkpoints())
     kept = f", with {many} checkpoint{'s' if many != 1 else ''}" if many else ""
     weight = size(sum(file.stat().st_size for file in one.run.path.rglob("*") if file.is_file()))
-    return f"<span>Delete <strong>{escape(one.title)}</strong>{kept}? {weight} are freed. This cannot be undone.</span>"
+    return (
+        f"<span>Delete <strong>{escape(called(one))}</strong>{kept}? {weight} are freed. This cannot be undone.</span>"
+    )
 
 
 def arguments(run: Run) -> str:

@@ -9,10 +9,10 @@ from pathlib import Path
 import gradio as gr
 import pytest
 
-from app.running import live
+from app.running import ledger, live, runs
 from app.running.watch import Watch
 from engine.contract import events, judging, text
-from engine.contract.args import TrainArgs
+from engine.contract.args import ExportArgs, TrainArgs
 from engine.contract.rundir import Run, make, take_lock, write_json
 
 
@@ -61,3 +61,13 @@ def test_what_is_queued_behind_a_run_that_waits_for_a_person_says_so(tmp_path):
     said = live.awaited(queued)
     os.close(lock)
     assert said == "“taste” comes first, and waits for you; then this starts by itself."
+
+
+def test_what_is_made_of_a_run_is_listed_by_that_runs_name(tmp_path):
+    trained = a_run(tmp_path, "done", "first try")
+    export = make(tmp_path, "export", text.dump(ExportArgs(tuned=trained.id)))
+    write_json(export.status_path, {"state": "done", "queued_at": 2})
+    found = runs.summary(export)
+    assert "<strong>first try</strong>" in ledger.item(found)
+    [row] = json.loads(ledger.listing([found], ""))["rows"]
+    assert "first try" in row["words"]
