@@ -66,7 +66,7 @@ def planned(
 ) -> Plan:  # fmt: skip
     """The plan for `args`, of which every `auto` is decided that can be. rows: a look at them. now: memory, if it was
     asked for already."""
-    now = now or machine.memory(args.launch.devices)
+    now = now or machine.memory(args.launch.devices, args.compute.device)
     device = machine.machine().device if args.compute.device == "auto" else args.compute.device
     free = now.free
     if device == "cpu":  # whose memory its processes share

@@ -64,12 +64,13 @@ class Memory:
     free: int
 
 
-def memory(numbers: Sequence[str] = ()) -> Memory:
-    """The memory of the device that trains: the GPU's where `nvidia-smi` answers, else the machine's.
+def memory(numbers: Sequence[str] = (), device: str = "auto") -> Memory:
+    """The memory of the device that works: the GPU's where `nvidia-smi` answers, else the machine's.
 
-    numbers: of the devices, the first without any; of several, that with the least to spare.
+    numbers: of the devices, the first without any; of several, that with the least to spare.   device: the kind that is
+    wanted, `cpu` also where there is a GPU.
     """
-    if machine().device == "cuda" and (found := _nvidia("memory.total,memory.free", numbers)):
+    if device != "cpu" and machine().device == "cuda" and (found := _nvidia("memory.total,memory.free", numbers)):
         sizes = [[int(float(part)) * 2**20 for part in line.split(",")[:2]] for line in found]
         return min((Memory(total, free) for total, free in sizes), key=lambda one: one.free)
     return main_memory()

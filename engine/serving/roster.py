@@ -141,7 +141,7 @@ def load(args: ServeArgs, workspace: Path, say: Callable[[str], None] = print) -
         held = Base(folder, weights.quantisation, weights.double_quantisation)
         groups.setdefault(held, []).append(_Wanted(word, weights))
     groups = _joined(groups)
-    _check_room(list(groups), dtype)
+    _check_room(list(groups), dtype, device)
     loaded: dict[str, Voice] = {}
     for held, wanted in groups.items():
         loaded |= _family(held, wanted, args, device, dtype, loaded, say)
@@ -209,7 +209,7 @@ def _family(
             kind="adapter" if adapter else "full" if whole else "base",
             base=base,
             folder=folder,
-            context=models.card(folder).context - speakers[adapter].takes or None,
+            context=max(0, models.card(folder).context - speakers[adapter].takes) or None,
             ends=tuple(sorted({*ends, *_turn_end(template, tokenizer), *end_ids})),
             stops=stops,
             family=family,
@@ -231,11 +231,11 @@ def _name(base: str, folder: Path, taken: Mapping[str, Voice]) -> str:
     return name if name not in taken else str(folder)
 
 
-def _check_room(bases: list[Base], dtype: torch.dtype) -> None:
+def _check_room(bases: list[Base], dtype: torch.dtype, device: torch.device) -> None:
     width = {"none": dtype.itemsize, "int8": 1.0, "torchao_int8": 1.0}
     needed = sum(models.card(base.folder).parameters * width.get(base.quantisation, 0.6) for base in bases)
     folders = [base.folder for base in bases]
-    free = memory().free
+    free = memory(device=device.type).free
     if needed > free:
         many = f"The {len(folders)} models need" if len(folders) > 1 else f"{folders[0].name} needs"
         raise ResourceError(

@@ -26,7 +26,7 @@ def settled(setting: Setting) -> TrainArgs:
         return args
     subject = Subject.of(models.card(setting.folder))
     longest = plan.longest_of(args, longest_of(setting.rows.train))
-    free, beside = memory(args.launch.devices).free, plan.beside(args, workspace)
+    free, beside = memory(args.launch.devices, args.compute.device).free, plan.beside(args, workspace)
     chosen = batch.settled(args, subject, longest=longest, free=free, beside=beside)
     found = chosen.args.steps
     # The first process has the word: others may find a little more or less memory free.

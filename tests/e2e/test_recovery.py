@@ -106,7 +106,7 @@ def test_a_run_takes_as_many_rows_at_once_as_fit_and_learns_the_same(
 ) -> None:
     words = [*GIVEN, "steps.max_steps=2", "data.split=100/0/0", "record.evaluate_every=auto"]
     plain = train(workspace, *words)
-    monkeypatch.setattr("engine.training.batching.memory", lambda numbers: machine.Memory(10**9, 10**8))
+    monkeypatch.setattr("engine.training.batching.memory", lambda *_: machine.Memory(10**9, 10**8))
     least = train(workspace, *words, "compute.auto_batch=true")
     [said] = [note for note in events(least, "note") if "batch_size" in note["facts"]]
     assert said["facts"] == {"batch_size": 1, "accumulation": 4} and "and short" in said["text"]

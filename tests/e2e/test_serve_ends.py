@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,10 +15,13 @@ import openai
 import psutil
 import pytest
 
+from data.encoding.special import settings
 from engine.contract import start
+from engine.contract.args import ServeArgs
 from engine.contract.client import Server, ServerError, address_of
 from engine.contract.queue import device_lock
 from tests.e2e.served import LONG, MESSAGES, SECONDS, address, answer, client, ended, house, serving, until  # noqa: F401
+from tests.e2e.training import train
 
 # The end
 
@@ -108,3 +113,15 @@ def test_a_chat_of_its_own_leaves_nothing_behind(house: Path) -> None:
     assert ended.returncode == 0 and "base · 3 tokens" in ended.stderr
     assert sorted((house / "runs").iterdir()) == before
     until(free, "the release of the device")
+
+
+def test_a_learnt_prompt_takes_nothing_from_a_context_that_nobody_knows(workspace: Path, tmp_path: Path) -> None:
+    from engine.serving import roster
+
+    run, base = train(workspace, "method=prompt", "steps.max_steps=1"), workspace / "models" / "tiny"
+    config = {name: value for name, value in settings(base / "config.json").items() if "position" not in name}
+    bare = shutil.copytree(base.resolve(), tmp_path / "bare")
+    (bare / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    base.unlink()
+    base.symlink_to(bare)
+    assert roster.load(ServeArgs(models=[run.id]), workspace).find(run.id).context is None

@@ -14,7 +14,7 @@ from data.planning.memory import Memory, memory
 from data.planning.past import Measured
 from data.planning.plan import Plan, planned
 from data.planning.shape import Shape, Subject, begun
-from engine.contract import text
+from engine.contract import machine, text
 from engine.contract.args import TrainArgs
 from engine.contract.machine import Memory as Room
 from engine.contract.methods import Full
@@ -201,6 +201,15 @@ def test_rows_at_once_are_chosen_by_the_memory_that_each_process_has(tmp_path: P
     share = 1.1 * memory(M135, args(**said), longest=512).total
     found = planned(args(**said), M135, tmp_path, now=Room(total=10**12, free=round(4 * share)))
     assert found.args.steps.batch_size == ROWS and found.fits
+
+
+def test_a_run_on_the_processor_of_a_machine_with_an_accelerator_has_main_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "machine", lambda: machine.Machine("cuda", "some GPU", 8, True))
+    monkeypatch.setattr(machine, "_nvidia", lambda *_: ["100, 50"])
+    found = planned(args(compute={"checkpointing": False, "device": "cpu"}), M135, tmp_path)
+    assert found.total == machine.main_memory().total
 
 
 class TestShapes:

@@ -50,6 +50,7 @@ def test_memory_is_that_of_the_fullest_of_the_devices_named(monkeypatch: pytest.
     monkeypatch.setattr(machine, "machine", lambda: machine.Machine("cuda", "some GPU", 8, True))
     monkeypatch.setattr(machine, "_nvidia", answer)
     assert machine.memory(["2", "3"]).free == 500 * 2**20 and asked == ["2", "3"]
+    assert machine.memory(["2"], "cpu").total == machine.main_memory().total  # of a run on the processor beside it
 
 
 @pytest.mark.parametrize("heads", [4, 2])
