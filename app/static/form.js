@@ -68,13 +68,29 @@
     }
     if (row.said !== html) row.innerHTML = row.said = html;
     press(field, area.value);
+    if (area !== document.activeElement) strangers(row, area.value); // a word that is being typed is no stranger yet
   };
   const press = (field, text) => {
     const on = pieces(text).map(named);
-    for (const chip of field.querySelectorAll(".tb-chip")) chip.setAttribute("aria-pressed", on.includes(chip.dataset.name));
+    for (const chip of field.querySelectorAll(".tb-chip")) {
+      const there = on.includes(chip.dataset.name);
+      if (there || !chip.matches(".tb-strange")) chip.setAttribute("aria-pressed", there);
+      else chip.remove();
+    }
+  };
+  // A line that nobody knows here, as after another choice of what it was a setting of: its chip takes it out.
+  const strangers = (row, text) => {
+    const known = [...row.children].map((chip) => chip.dataset.name);
+    for (const name of new Set(pieces(text).map(named).filter((name) => name && !known.includes(name)))) {
+      const chip = Object.assign(document.createElement("button"), { type: "button", className: "tb-chip tb-strange", textContent: name });
+      Object.assign(chip.dataset, { name, tip: "Nothing here has this name. Click to take its line out." });
+      chip.setAttribute("aria-label", `${name}: ${chip.dataset.tip}`);
+      chip.setAttribute("aria-pressed", true);
+      row.append(chip);
+    }
   };
   document.addEventListener("input", (event) => {
-    const field = event.target.matches?.("textarea") && event.target.closest(".block:has(.tb-chip)");
+    const field = event.target.matches?.("textarea") && event.target.closest(".block:has(.tb-chips)");
     if (field) press(field, event.target.value);
   });
   document.addEventListener("click", (event) => {
