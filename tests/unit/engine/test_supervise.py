@@ -85,7 +85,6 @@ def test_a_kill_by_us_is_a_stop_and_no_lack_of_memory() -> None:
     assert ending(-signal.SIGTERM, 0, False, 0)["state"] == "failed"
     assert ending(0, 1, True, 0)["state"] == "done"
     assert ending(STOPPED, 2, True, 0)["why"] == "Stopped on request."  # it was quicker than the kill
-    assert ending(STOPPED, 2, True, 0)["why"] == "Stopped on request."  # it was quicker than the kill
 
 
 @pytest.mark.parametrize(
