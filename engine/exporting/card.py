@@ -124,6 +124,8 @@ def _public(value: Any) -> Any:
     """`value` with every absolute path cut to its last name: folders of this machine are nobody else's business."""
     if isinstance(value, list):
         return [_public(item) for item in value]
+    if isinstance(value, dict):
+        return {_public(name): _public(item) for name, item in value.items()}
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 

@@ -127,7 +127,8 @@ def test_the_card_names_base_data_and_method(lineage: Lineage, tmp_path: Path) -
 
 def test_folders_of_this_machine_stay_out_of_the_card(tmp_path: Path) -> None:
     home = stand_in(tmp_path / "secret" / "model")
-    run = run_of(tmp_path, model=str(home), data=[str(home / "rows.jsonl")])
+    rows = str(home / "rows.jsonl")
+    run = run_of(tmp_path, model=str(home), data={"train": [rows], "repeat": {rows: 2}})
     run.model_path.mkdir()
     (run.model_path / "adapter_config.json").write_text("{}")
     written = card.model_card(facts(base=str(home)), of(run.id, tmp_path), tmp_path)
