@@ -178,7 +178,7 @@ class Api:
         asked = parse(ChatRequest, await _json(request))
         voice = self._voice(asked.model)
         messages = [_message(said, voice) for said in asked.messages]
-        tools = definitions(asked.tools)
+        tools = definitions(asked.tools) if asked.tool_choice == "auto" else None
         shown = pictures.of(messages), pictures.of(messages, "video")
         prompt = await asyncio.to_thread(voice.prompt, messages, tools)
         return await self._answer(request, asked, voice, prompt, tools, shown)

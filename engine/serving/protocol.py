@@ -12,13 +12,13 @@ import json
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 HARMLESS = (
     "user", "metadata", "store", "service_tier", "parallel_tool_calls", "safety_identifier", "prompt_cache_key",
-    "reasoning_effort", "verbosity", "modalities", "top_logprobs", "best_of", "suffix", "tool_choice",
+    "reasoning_effort", "verbosity", "modalities", "top_logprobs",
 )  # fmt: skip
 # What these ask for is not done here: refused unless they ask for nothing.
 LACKING: dict[str, tuple[Any, ...]] = {
@@ -30,6 +30,8 @@ LACKING: dict[str, tuple[Any, ...]] = {
     "response_format": ({"type": "text"},),
     "functions": ([],),
     "audio": ({},),
+    "best_of": (1,),
+    "suffix": ("",),
 }
 
 
@@ -88,6 +90,7 @@ class ChatRequest(Request):
     messages: list[dict[str, Any]] = Field(min_length=1, description="a list of at least one message")
     max_completion_tokens: int | None = Field(None, ge=1, description="a whole number of at least 1")
     tools: list[dict[str, Any]] = Field([], description="a list of tool definitions")
+    tool_choice: Literal["auto", "none"] = Field("auto", description="auto or none")
 
     @property
     def wanted_tokens(self) -> int | None:

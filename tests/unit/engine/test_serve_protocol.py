@@ -140,6 +140,8 @@ def test_a_single_stop_and_an_explicit_null_are_accepted() -> None:
         ("logprobs", True, "logprobs is not supported by this server"),
         ("presence_penalty", 0.5, "presence_penalty is not supported by this server"),
         ("response_format", {"type": "json_object"}, "response_format is not supported by this server"),
+        ("suffix", "and so on", "suffix is not supported by this server"),
+        ("tool_choice", "required", 'tool_choice must be auto or none; it is "required".'),
     ],
 )
 def test_a_bad_parameter_is_named_with_its_range(field: str, value: Any, sentence: str) -> None:

@@ -100,8 +100,9 @@ def test_what_is_said_beside_a_call_stays_and_plain_words_stay_words(monkeypatch
 
 def test_without_tools_a_call_is_text(monkeypatch: pytest.MonkeyPatch) -> None:
     said = write(CALLS[:1], "hermes")
-    choice = asked(client("qwen2_5", said, monkeypatch)).json()["choices"][0]
-    assert choice["message"]["content"] == said and choice["finish_reason"] == "stop"
+    for none in ({}, {"tools": TOOLS, "tool_choice": "none"}):
+        choice = asked(client("qwen2_5", said, monkeypatch), **none).json()["choices"][0]
+        assert choice["message"]["content"] == said and choice["finish_reason"] == "stop"
 
 
 def test_a_stream_brings_the_call_whole(monkeypatch: pytest.MonkeyPatch) -> None:
