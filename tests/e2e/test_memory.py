@@ -77,6 +77,16 @@ def test_chunks_are_not_taken_where_the_model_changes_its_logits() -> None:
     assert likelihood.chunks(tiny()) == "" and "after the output layer" in likelihood.chunks(soft)
 
 
+def test_a_model_is_asked_without_its_dropout() -> None:
+    """An adapter that goes on from another says something already, and something else each time it is trained."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    config = LoraConfig(target_modules="all-linear", lora_dropout=0.5, init_lora_weights=False, task_type="CAUSAL_LM")
+    model = get_peft_model(tiny(), config)
+    assert model.train().training and likelihood.chunks(model) == "" and model.training
+
+
 @pytest.mark.parametrize("rate", [0.0, 0.5])
 def test_lora_in_one_step_equals_pefts(rate: float) -> None:
     from peft import LoraConfig, get_peft_model
