@@ -27,6 +27,11 @@ class Adapter(Section):
     quantised: ClassVar[tuple[str, ...]] = (*INT8, *BITS4, *TORCHAO)
 
     @property
+    def stands_on(self) -> tuple[str, ...]:
+        """The kinds of quantised base beside which it can be trained as it is set."""
+        return self.quantised
+
+    @property
     def learns_tokens(self) -> bool:
         """Whether what stands for single tokens can be trained beside the adapter."""
         return False
@@ -327,6 +332,10 @@ class Tuner(Adapter):
         known={name: one.own for name, one in TUNERS.items()},
         by="tuner",
     )
+
+    @property
+    def stands_on(self) -> tuple[str, ...]:
+        return TUNERS[self.tuner].quantised
 
     def problems(self) -> Iterator[Problem]:
         kind = TUNERS[self.tuner]

@@ -16,7 +16,11 @@ class Whole(Section):
     adapter: ClassVar[bool] = False
     merges: ClassVar[bool] = False
     virtual: ClassVar[bool] = False
-    quantised: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def stands_on(self) -> tuple[str, ...]:
+        """The kinds of quantised base beside which it can be trained."""
+        return ()
 
     @property
     def learns_tokens(self) -> bool:

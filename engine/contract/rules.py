@@ -12,13 +12,13 @@ from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from engine.contract.adapters import Lora, Tuner
+from engine.contract.adapters import Lora
 from engine.contract.dataset import Split
 from engine.contract.errors import Problem
 from engine.contract.fields import AUTO
 from engine.contract.machine import machine
 from engine.contract.solvers import BY_MEASURE, FREE_OF_SCHEDULES, SOLVERS, Solver
-from engine.contract.tuners import TUNERS
+from engine.contract.tuners import ONE_FOR_ALL
 
 if TYPE_CHECKING:
     from engine.contract.args import TrainArgs
@@ -120,11 +120,6 @@ def _quantised(args: TrainArgs) -> bool:
     return args.model.quantisation != "none"
 
 
-def _stands_on(args: TrainArgs) -> tuple[str, ...]:
-    """The kinds of quantised base that the method can stand on."""
-    return TUNERS[args.method.tuner].quantised if isinstance(args.method, Tuner) else args.method.quantised
-
-
 def _of_lora(args: TrainArgs, name: str) -> Any:
     return getattr(args.method, name) if isinstance(args.method, Lora) else None
 
@@ -178,6 +173,10 @@ RULES: tuple[Rule, ...] = (
     Rule("launch.strategy", lambda args: args.launch.strategy == "fsdp" and getattr(args.method, "keeps_frozen", False),
          "Half of this adapter must stand still (method.init, method.on_top), and fsdp shares the halves out as one. "
          "Set launch.strategy to ddp or zero2, or method.init to default and method.on_top off."),
+    Rule("launch.strategy",
+         lambda args: args.launch.strategy == "fsdp" and getattr(args.method, "tuner", "") in ONE_FOR_ALL,
+         "All layers learn the same numbers with {args.method.tuner} (method.tuner), and fsdp shares each layer out by "
+         "itself. Set launch.strategy to ddp, or choose another adapter."),
     Rule("model.attention",
          lambda args: args.launch.shards and args.borders and args.model.attention in FLASH,
          "Whether a model keeps rows apart that share a sequence (data.packing, task.boundaries) is asked before "
@@ -195,7 +194,7 @@ RULES: tuple[Rule, ...] = (
          "{args.model.quantisation} weights cannot be trained themselves, as {args.method.kind} (method.kind) would. "
          "Choose lora there, or set model.quantisation to none."),
     Rule("model.quantisation",
-         lambda args: _quantised(args) and args.method.adapter and args.model.quantisation not in _stands_on(args),
+         lambda args: _quantised(args) and args.method.adapter and args.model.quantisation not in args.method.stands_on,
          "This adapter (method.kind) cannot stand on {args.model.quantisation} weights. Choose lora, or set "
          "model.quantisation to none."),
     Rule("method.dora", lambda args: bool(_of_lora(args, "dora")) and args.model.quantisation == "int8",

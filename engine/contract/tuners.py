@@ -11,6 +11,7 @@ from typing import NamedTuple
 from engine.contract.own import Own
 
 ANY = ("int8", "nf4", "fp4", "torchao_int8")
+ONE_FOR_ALL = ("tinylora", "unilora", "vblora")  # all layers hold the very same trained numbers
 
 
 class Kind(NamedTuple):

@@ -72,6 +72,9 @@ def refused(*words: str) -> list[str]:
         (["launch.processes=2", "launch.strategy=zero2", "method=tuner", "method.tuner=adalora"],
          "launch.strategy: AdaLoRA (method.tuner) judges whole matrices by their gradients, and zero2 shares one or "
          "the other out. Set launch.strategy to ddp."),
+        (["launch.processes=2", "launch.strategy=fsdp", "method=tuner", "method.tuner=vblora"],
+         "launch.strategy: All layers learn the same numbers with vblora (method.tuner), and fsdp shares each layer "
+         "out by itself. Set launch.strategy to ddp, or choose another adapter."),
         (["launch.processes=2", "launch.tensor_parallel=2"],
          "launch.tensor_parallel: transformers cannot save a model split this way so that its training goes on. Set it "
          "to 1, and launch.strategy to fsdp."),
