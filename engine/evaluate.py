@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from data.datasets import registry
+from data.encoding.prepare import suited
 from data.rows.conversation import Row
 from data.rows.formats import restored
 from data.weights import scores_texts
@@ -67,6 +68,7 @@ def run(args: EvaluateArgs, run: Run, report: Report, stop: Stop) -> None:
 
     report.phase("preparing")
     rows, origin = _rows(args, pair["tuned"].lineage, run)
+    rows = _as_learnt(rows, pair["tuned"].lineage, report)
     _warn_of_seen_rows(args, pair, report)
     chosen = _prepare(rows, pair, args, report)
 
@@ -175,6 +177,14 @@ def _right(rows: Iterable[Row]) -> list[Row]:
             row = replace(row, score=None, kind="conversation")
         found += [] if row.kind in ("feedback", "scored") else [row]
     return found
+
+
+def _as_learnt(rows: list[Row], tuned: Lineage, report: Report) -> list[Row]:
+    """The rows without their thoughts where the tuned model learnt to answer without."""
+    if tuned.args is None or tuned.args.data.thoughts == "keep":
+        return rows
+    report.note("Thoughts are taken out of the answers, as they were in training.")
+    return [suited(row, (row.kind,), "drop") for row in rows]
 
 
 def _warn_of_seen_rows(args: EvaluateArgs, pair: dict[str, Candidate], report: Report) -> None:
@@ -346,7 +356,8 @@ class _Book:
         said = []
         if self.comparable:
             said.append(metrics.sentence(which, found["loss"], self.args.confidence))
-        said.append(metrics.sentence("chrF of the answers", found["chrf"], self.args.confidence))
+        if not said or found["loss"].verdict != "too few rows":  # else it would say so twice
+            said.append(metrics.sentence("chrF of the answers", found["chrf"], self.args.confidence))
         if stopped:
             said.append(f"Stopped after {len(self.finished)} of {self.rows} rows.")
         return " ".join(said)

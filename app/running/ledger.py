@@ -38,14 +38,14 @@ def listing(found: Sequence[Summary], opened: str) -> str:
     return json.dumps({"rows": rows, "opened": opened, "nothing": nothing}, ensure_ascii=False)
 
 
-def item(one: Summary) -> str:
-    """One line of the list: the name and state, what it is, and how it went."""
+def item(one: Summary, title: str = "", what: str = "") -> str:
+    """One line of the list: the name and state, what it is, and how it went. `title` and `what` say it otherwise."""
     took = duration(one.seconds) if one.seconds is not None else ""
     key, value = (one.aim, one.best) if one.best is not None else ("loss", one.best_loss)
     best = f"{key} {_number(key, value)}" if value is not None else ""
-    about = " · ".join(filter(None, (best, took, one.about)))  # what is cut where it is narrow comes last
+    about = " · ".join(filter(None, (best, took, what or one.about)))  # what is cut where it is narrow comes last
     return (
-        f'<span class="tb-item-top"><strong>{escape(called(one))}</strong>{pill(one.state)}</span>'
+        f'<span class="tb-item-top"><strong>{escape(title or called(one))}</strong>{pill(one.state)}</span>'
         f'<span class="tb-item-about"><span>{escape(about)}</span><time>{when(one.began)}</time></span>'
     )
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 import gradio as gr
@@ -179,9 +178,7 @@ class Evaluate:
         rows = []
         for found in self._evaluations():
             title = found.name or self._title(found.args) or found.id
-            html = ledger.item(found).replace(escape(found.title), escape(title), 1)
-            if summary := comparison.summary_of(found.run):
-                html = html.replace(escape(found.about), escape(summary["verdict"]), 1)
+            html = ledger.item(found, title, (comparison.summary_of(found.run) or {}).get("verdict", ""))
             rows.append({"id": found.id, "html": html, "words": f"{title} {found.id} {found.state}".lower()})
         nothing = '<p class="tb-muted">Each evaluation is kept here.</p>'
         return json.dumps({"rows": rows, "opened": opened, "nothing": nothing}, ensure_ascii=False)

@@ -15,7 +15,7 @@ from data.encoding.tokens import TextTokenizer
 from data.rows.conversation import Row
 from engine import evaluate, judge
 from engine.contract import rundir, text
-from engine.contract.args import EvaluateArgs
+from engine.contract.args import EvaluateArgs, TrainArgs
 from engine.contract.errors import DataError, ModelError
 from engine.contract.rundir import Run, records
 from engine.report import Report, Stop, Stopped
@@ -218,6 +218,18 @@ def test_rows_kept_for_a_test_are_judged_on_before_those_held_out(workspace: Pat
     assert "test loss" in found["sentence"].lower()
 
 
+def test_what_was_learnt_without_thoughts_is_judged_without(workspace: Path) -> None:
+    trained, chosen = tuned.adapter_run(workspace), {"data": {"train": ["sums.jsonl"], "thoughts": "drop"}}
+    plain = [row["tuned"]["nll"] for row in rows(do(workspace, tuned=trained.id))]
+    held = list(records(trained.heldout_path))
+    for message in (message for row in held for message in row["messages"] if message["role"] == "assistant"):
+        message["content"] = f"<think>Well, well.</think>\n{message['content']}"
+    trained.heldout_path.write_text("".join(json.dumps(row) + "\n" for row in held))
+    assert [row["tuned"]["nll"] for row in rows(do(workspace, tuned=trained.id))] != plain
+    trained.args_path.write_text(text.dump(TrainArgs(model="tiny", method={"kind": "lora"}, **chosen)))
+    assert [row["tuned"]["nll"] for row in rows(do(workspace, tuned=trained.id))] == plain
+
+
 def test_of_a_preference_the_chosen_answer_is_judged(workspace: Path) -> None:
     trained = tuned.adapter_run(workspace)
     kept = [json.loads(line) for line in trained.heldout_path.read_text().splitlines()]
@@ -232,7 +244,7 @@ def test_of_a_preference_the_chosen_answer_is_judged(workspace: Path) -> None:
 def test_few_rows_are_judged_honestly(workspace: Path) -> None:
     found = summary(do(workspace, tuned=tuned.adapter_run(workspace).id, max_rows=3))
     assert found["verdict"] == "too few rows" and found["rows"] == 3
-    assert found["sentence"].startswith("Too few rows for a verdict")
+    assert found["sentence"].startswith("Too few rows for a verdict") and found["sentence"].count("Too few") == 1
 
 
 def test_a_folder_of_unknown_origin_needs_a_base(workspace: Path) -> None:

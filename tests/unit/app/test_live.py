@@ -71,3 +71,8 @@ def test_what_is_made_of_a_run_is_listed_by_that_runs_name(tmp_path):
     assert "<strong>first try</strong>" in ledger.item(found)
     [row] = json.loads(ledger.listing([found], ""))["rows"]
     assert "first try" in row["words"]
+
+
+def test_a_line_of_a_list_may_say_it_otherwise(tmp_path):
+    line = ledger.item(runs.summary(a_run(tmp_path, "done", "first try")), "first try against its base", "better")
+    assert "<strong>first try against its base</strong>" in line and "better</span>" in line
