@@ -1,7 +1,7 @@
 """An evaluation of a reward model: how often it scores the better answer of a pair higher, on pairs that it never saw.
 
-Compared with another reward model, or with a coin, which is right on half of them. Rows that are finished are written
-at once, so a stop keeps them. Knows nothing of how scores are made.
+Compared with another reward model, or with a coin, which is right on half of them. A stop keeps the pairs that both
+have scored. Knows nothing of how scores are made.
 """
 
 from __future__ import annotations
