@@ -144,7 +144,9 @@ def test_the_table_is_searched_sorted_filtered_and_paged(open_data, fresh_worksp
     page.locator("#data-words input").fill("question 77")
     expect(page.locator("#data-table tbody tr")).to_have_count(1)
     page.locator("#data-words input").fill("")
+    expect(page.locator("#data-place")).to_contain_text("1 to 50 of 120")
     page.locator("#data-table [data-sort=characters]").click()
+    expect(page.locator("#data-table th[aria-sort=ascending]")).to_contain_text("Characters")
     expect(page.locator("#data-table tbody tr").first).to_contain_text("Question 7")
     page.locator("#data-table [data-sort=characters]").click()
     expect(page.locator("#data-table th[aria-sort=descending]")).to_contain_text("Characters")
@@ -153,6 +155,7 @@ def test_the_table_is_searched_sorted_filtered_and_paged(open_data, fresh_worksp
     page.locator("#data-length input").fill("long")
     expect(page.locator("#data-table")).to_contain_text("'long' is no range of lengths.")
     page.locator("#data-length input").fill("")
+    expect(page.locator("#data-place")).to_contain_text("1 to 50 of 120")
 
     # With the keyboard: from row to row, into one, on to the next.
     page.locator("#data-table tbody button").first.focus()
