@@ -175,8 +175,10 @@ RULES: tuple[Rule, ...] = (
          "Set launch.strategy to ddp or zero2, or method.init to default and method.on_top off."),
     Rule("launch.strategy",
          lambda args: args.launch.strategy == "fsdp" and getattr(args.method, "tuner", "") in ONE_FOR_ALL,
-         "All layers learn the same numbers with {args.method.tuner} (method.tuner), and fsdp shares each layer out by "
-         "itself. Set launch.strategy to ddp, or choose another adapter."),
+         "With {args.method.tuner} (method.tuner) all layers are one; fsdp parts them. Set launch.strategy to ddp."),
+    Rule("method.own", lambda args: args.launch.everywhere > 1 and "module_dropout" in getattr(args.method, "own", {}),
+         "Each process (launch.processes) would leave out other layers, and their gradients would not add up. "
+         "Leave module_dropout away, or start one process."),
     Rule("model.attention",
          lambda args: args.launch.shards and args.borders and args.model.attention in FLASH,
          "Whether a model keeps rows apart that share a sequence (data.packing, task.boundaries) is asked before "

@@ -73,8 +73,11 @@ def refused(*words: str) -> list[str]:
          "launch.strategy: AdaLoRA (method.tuner) judges whole matrices by their gradients, and zero2 shares one or "
          "the other out. Set launch.strategy to ddp."),
         (["launch.processes=2", "launch.strategy=fsdp", "method=tuner", "method.tuner=vblora"],
-         "launch.strategy: All layers learn the same numbers with vblora (method.tuner), and fsdp shares each layer "
-         "out by itself. Set launch.strategy to ddp, or choose another adapter."),
+         "launch.strategy: With vblora (method.tuner) all layers are one; fsdp parts them. Set launch.strategy to "
+         "ddp."),
+        (["launch.processes=2", "method=tuner", "method.tuner=loha", "method.own={module_dropout: 0.5}"],
+         "method.own: Each process (launch.processes) would leave out other layers, and their gradients would not add "
+         "up. Leave module_dropout away, or start one process."),
         (["launch.processes=2", "launch.tensor_parallel=2"],
          "launch.tensor_parallel: transformers cannot save a model split this way so that its training goes on. Set it "
          "to 1, and launch.strategy to fsdp."),
