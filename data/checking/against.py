@@ -81,6 +81,10 @@ def _chosen(shapes: Mapping[str, Any], method: Freeze) -> Iterator[Problem]:
 def _of_lora(shapes: Mapping[str, Any], layers: int, method: Lora) -> Iterator[Problem]:
     if any(last > layers for _, last in method.ranges):
         yield Problem("method.replicate", f"This model has {layers} layers, so no range goes beyond it.")
+    narrowest = min((into for _, into in forecast.targeted(shapes, method.targets).values()), default=method.rank)
+    if method.init == "eva" and narrowest < method.rank:
+        said = f"eva (method.init) finds no more directions than a layer has inputs, and here one has {narrowest}."
+        yield Problem("method.rank", f"{said} Lower it, or set method.init to default.")
     names = {part for name in shapes for part in name.split(".")[:-1] if not part.isdigit()}
     if unknown := [name for name in method.extra_modules if name.rpartition(".")[2] not in {*names, "lm_head"}]:
         said = f"The model has no module called {', '.join(unknown)}. It has {', '.join(sorted(names))}."

@@ -88,7 +88,7 @@ def widened(chosen: Lora, keywords: dict[str, Any], before: Before) -> dict[str,
 def take(model: Any, chosen: Lora, below: Before, start: Start) -> None:
     """Set the adapter of `model` to where `chosen` wants it to start, and hold still what must not move."""
     if chosen.init == "eva":
-        _eva(model, start)
+        _eva(model, start, chosen.rank)
     for name, layer in _adapted(model):
         name = name.removeprefix("base_model.model.")
         if chosen.on_top:
@@ -195,7 +195,7 @@ def _stored(folder: Path, name: str) -> torch.Tensor:
     )
 
 
-def _eva(model: Any, start: Start) -> None:
+def _eva(model: Any, start: Start, rank: int) -> None:
     """The directions in which the rows' own activations are strongest (Paischer et al., 2024), equal ranks."""
     from peft import initialize_lora_eva_weights
 
@@ -205,7 +205,12 @@ def _eva(model: Any, start: Start) -> None:
         if "input_ids" not in batch or "attention_mask" not in batch:
             said = "eva reads batches of rows, which this task does not make. Set method.init to default."
             raise ArgsError([Problem("method.init", said)])
+        if int(batch["attention_mask"].sum()) < rank:
+            continue  # of so few tokens PEFT takes none, and would wait for more without an end
         batches.append({name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")})
         if len(batches) == ROWS:
             break
+    if not batches:
+        said = f"No batch has {rank} tokens, of which eva (method.init) takes as many directions. Lower it"
+        raise ArgsError([Problem("method.rank", f"{said}, or raise steps.batch_size.")])
     initialize_lora_eva_weights(model, batches, show_progress_bar=False)

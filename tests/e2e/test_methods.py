@@ -139,8 +139,10 @@ def test_eva_starts_in_the_strongest_directions_of_the_rows(tiny_model: Path) ->
 
 
 def test_eva_is_told_of_batches_that_hold_no_rows(tiny_model: Path) -> None:
-    with pytest.raises(ArgsError, match="method.init.*eva reads batches of rows"):
-        prepared(tiny_model, *LORA, "method.init=eva", start=Start(batches=lambda: [{"prompt": "x"}]))
+    few = {"input_ids": torch.ones(1, 3, dtype=torch.long), "attention_mask": torch.ones(1, 3)}
+    for batch, said in (({"prompt": "x"}, "eva reads batches of rows"), (few, "No batch has 4 tokens")):
+        with pytest.raises(ArgsError, match=said):
+            prepared(tiny_model, *LORA, "method.init=eva", start=Start(batches=[batch].copy))
 
 
 # LoRA+

@@ -104,6 +104,7 @@ def test_a_classifier_is_taken_for_its_labels_and_for_nothing_else(
             "128 and the 1000 learnt tokens (method.tokens) are over the model's",
         ),
         (["data.max_length=999"], "999 is over the model's context of 256. Lower it."),
+        (["method.init=eva", "method.rank=64"], "a layer has inputs, and here one has 32. Lower it, or set"),
         (["model.attention=flex_attention", "compute.device=cpu"], "flex_attention computes no gradients on a CPU"),
         ([], ""),
     ],
