@@ -23,7 +23,7 @@ from engine.tuning.solvers import LAYER, AdamMini, BlockAdamW, Layerwise, Pair
 
 LOW_RANK = ("galore", "apollo")
 TINY = 4096  # weights fewer than this keep their state in full precision, as bitsandbytes has it
-UNDECAYED = re.compile(r"(^|[._])(bias|norm|layernorm|rmsnorm|ln_\w+|layer_norm)([._]|$)", re.IGNORECASE)
+UNDECAYED = re.compile(r"(^|[._])(bias|norm\d*|lay(er|r)norm|rmsnorm|ln_\w+|layer_norm\d*)([._]|$)", re.IGNORECASE)
 
 
 def made(model: nn.Module, args: TrainArgs, config: Any) -> Optimizer:

@@ -288,6 +288,10 @@ def test_biases_norms_and_embeddings_are_not_decayed() -> None:
     found = rate_of(Small(), "optim.weight_decay=0.1")
     decayed = {name for name, (_, decay) in found.items() if decay}
     assert decayed == {f"layers.{number}.weight" for number in range(3)}
+    towers = nn.ModuleDict(
+        {name: nn.LayerNorm(4) for name in ("norm1", "layer_norm2", "pre_layrnorm")}
+    )  # as towers call them
+    assert not any(decay for _, decay in rate_of(towers, "optim.weight_decay=0.1").values())
 
 
 def test_early_layers_and_embeddings_learn_more_slowly_when_asked() -> None:
