@@ -79,7 +79,7 @@ class Recording:
         beside: files for checkpoints.   lasting: what has a state of its own to `save(folder)` in checkpoints.
         """
         self.run, self.report, self.stop, self.keep, self.arguments = run, report, stop, keep, arguments
-        self.samples, self.ends, self.beside, self.lasting = samples, ends, beside, lasting
+        self.samples, self.samples_end, self.beside, self.lasting = samples, ends, beside, lasting
         self.tokens_seen, self.tokens_logged, self.logged_at = 0, 0.0, time.monotonic()
         self.broken_steps, self.broken_since = 0, 0
         self.best = Best(self, patience, keep_best, parent)
@@ -260,7 +260,7 @@ class Recording:
         pad, greedy = self.processing_class.pad_token_id, Sampling(SAMPLE_TOKENS, temperature=0.0)
         for prompt, ids in self.samples:
             with self.compute_loss_context_manager():
-                found = rollout.write(self.model, [ids], greedy, self.ends, pad)
+                found = rollout.write(self.model, [ids], greedy, self.samples_end, pad)
             answer = self.processing_class.decode(found.bare()[0], skip_special_tokens=True)
             self.report.sample(self.state.global_step, prompt, answer.strip())
 
