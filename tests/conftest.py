@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
+import sys
 from collections import Counter
 from itertools import chain
 from pathlib import Path
@@ -38,6 +40,23 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("longest files")
         for file, seconds in took.most_common(SLOWEST):
             terminalreporter.line(f"{seconds:7.0f} s  {file}")
+
+
+def _drawn_anew() -> None:
+    """What tests draw without a seed of their own does not depend on which files their process had before."""
+    random.seed(0)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def draws_of_a_file() -> None:
+    _drawn_anew()
+
+
+@pytest.fixture(autouse=True)
+def draws_of_a_test() -> None:
+    _drawn_anew()
 
 
 @pytest.fixture(autouse=True)
