@@ -37,7 +37,7 @@ from engine.contract.machine import machine
 from engine.contract.making import Pairs
 from engine.contract.rules import Here, unmet
 from engine.contract.rundir import ENDED, Run
-from engine.contract.solvers import BY_MEASURE
+from engine.contract.solvers import BY_MEASURE, SOLVERS
 
 EVERYWHERE = (Path("/"),)
 # A file up to this size is read to its last row; of a larger one only the head: the worker reads the rest.
@@ -99,6 +99,10 @@ def notes(args: AnyArgs, workspace: Path) -> list[str]:
     if isinstance(args.task, Pretrain) and args.task.vocabulary:
         said.append(
             "Tokens are counted by the model's own tokenizer; the one that the run makes first is not there yet."
+        )
+    if SOLVERS[args.optim.optimiser].at_once:
+        said.append(
+            f"{args.optim.optimiser} steps before the whole gradient is known, so nothing is clipped (optim.max_grad_norm)."
         )
     try:
         place = models.find(args.model.path, workspace, args.model.revision)

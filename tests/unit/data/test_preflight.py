@@ -169,6 +169,17 @@ def test_a_mistake_in_the_list_of_datasets_is_a_note_and_stops_nothing(workspace
     assert not preflight.problems(args, workspace)
 
 
+def test_what_cannot_be_clipped_is_said(workspace: Path) -> None:
+    said = {
+        optimiser: preflight.notes(text.parse({}, ["model=tiny", "data=sums.jsonl", *words], kind="train"), workspace)
+        for optimiser in ("adamw_torch", "lomo")
+        for words in [["method.kind=full", "steps.accumulation=1", f"optim.optimiser={optimiser}"]]
+    }
+    assert said["adamw_torch"] == []
+    (note,) = said["lomo"]
+    assert note.startswith("lomo steps before") and "optim.max_grad_norm" in note
+
+
 def test_pairs_are_made_from_columns_that_fit_no_format(here: Path, workspace: Path) -> None:
     (here / "lands.csv").write_text("country,capital\nPeru,Lima\n")
     (here / "broken.jsonl").write_text('{"country": \n')
