@@ -101,9 +101,8 @@ def notes(args: AnyArgs, workspace: Path) -> list[str]:
             "Tokens are counted by the model's own tokenizer; the one that the run makes first is not there yet."
         )
     if SOLVERS[args.optim.optimiser].at_once:
-        said.append(
-            f"{args.optim.optimiser} steps before the whole gradient is known, so nothing is clipped (optim.max_grad_norm)."
-        )
+        early = "steps before the whole gradient is known"
+        said.append(f"{args.optim.optimiser} {early}, so nothing is clipped (optim.max_grad_norm).")
     try:
         place = models.find(args.model.path, workspace, args.model.revision)
     except BoardError:
