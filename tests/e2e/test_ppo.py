@@ -168,6 +168,7 @@ def test_a_step_is_as_many_updates_as_passes_and_minibatches_say(
 
 def test_an_answer_without_an_end_has_the_score_that_is_set(made: Callable[..., Any]) -> None:
     trainer = made(*LORA, "task.missing_end=-3", "task.max_new_tokens=1")
+    assert trainer.processing_class.eos_token_id in trainer.ends
     trainer.ends = list(range(32, 128))  # a third of all tokens, so that some answers end at once and others do not
     found = trainer.write(batch() * 40)
     ended = found.answers.ended
