@@ -25,7 +25,7 @@ from data.planning.past import Measured
 from engine.contract import text
 from engine.contract.errors import Problem
 from engine.contract.launching import Launch
-from engine.contract.rules import Here
+from engine.contract.needs import Here
 
 POLL_SECONDS = 1.0
 ALONE = {"processes": 1, "machines": 1, "strategy": "ddp"}  # how a run is launched whose steps can be measured

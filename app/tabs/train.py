@@ -33,7 +33,7 @@ from engine.contract.args import TrainArgs
 from engine.contract.clusters import CLUSTERS
 from engine.contract.errors import BoardError
 from engine.contract.fields import AUTO, kind, sections
-from engine.contract.rules import Here, lacking
+from engine.contract.needs import Here, lacking
 from engine.contract.tasks import Task
 
 TITLE = "Train"

@@ -35,7 +35,7 @@ from engine.contract.fields import AUTO
 from engine.contract.imitation import Pretrain
 from engine.contract.machine import machine
 from engine.contract.making import Pairs
-from engine.contract.rules import Here, unmet
+from engine.contract.needs import Here, unmet
 from engine.contract.rundir import ENDED, Run
 from engine.contract.solvers import BY_MEASURE, SOLVERS
 

@@ -14,7 +14,7 @@ from data.planning.memory import memory
 from data.planning.shape import Subject
 from engine.contract import auto
 from engine.contract.args import TrainArgs
-from engine.contract.rules import Here
+from engine.contract.needs import Here
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from data.planning.memory import memory
 from engine.contract import auto
 from engine.contract.args import TrainArgs
 from engine.contract.errors import ArgsError
-from engine.contract.rules import Here, unmet
+from engine.contract.needs import Here, unmet
 from engine.contract.text import at
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engine.contract.fields import AUTO
-from engine.contract.rules import FLASH, Here
+from engine.contract.needs import FLASH, Here
 
 LOGITS, MOST_LOGITS, LOGITS_OF_A_CPU = 2**24, 2**25, 2**22  # 16 MB in float32 stay in a processor's cache
 PIECE = 4096  # tokens that the feed-forward works on at a time where activations are offloaded

@@ -15,7 +15,7 @@ from data import models
 from data.encoding.render import ChatTemplate
 from engine.contract import kernels
 from engine.contract.errors import ModelError, ResourceError
-from engine.contract.rules import Here
+from engine.contract.needs import Here
 from engine.models import quantised
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from engine.contract.auto import Facts, resolved
 from engine.contract.errors import ArgsError, ModelError
 from engine.contract.fields import kind, sections
 from engine.contract.machine import machine
-from engine.contract.rules import Here
+from engine.contract.needs import Here
 from engine.contract.rundir import Run
 from engine.contract.tasks import Task
 from engine.devices import ranks, sharing

@@ -193,7 +193,7 @@ def test_what_is_demanded_and_cannot_be_done_is_refused_and_else_said(workspace:
 
 
 def test_liger_is_refused_on_a_processor() -> None:
-    from engine.contract.rules import Here, unmet
+    from engine.contract.needs import Here, unmet
 
     args = text.parse({}, ["compute.loss=liger"], kind="train")
     assert any("liger" in problem.text for problem in unmet(args, Here("cpu")))
@@ -251,6 +251,7 @@ CHUNKED, FREE = "compute.loss=chunked", "compute.padding_free=true"
     ([FREE, "task=dpo"], {}, "The rows of DPO .task.kind. come padded"),
     ([FREE, "method=prompt"], {}, "A learnt prompt .Prompt tuning, method.kind. stands before each row"),
     ([FREE, "model.attention=eager"], {}, "eager attention .model.attention. would compute a mask"),
+    ([FREE, "task.neftune=5"], {}, "goes by the length of a row .task.neftune., which needs rows apart"),
 ])  # fmt: skip
 def test_what_the_loaded_model_could_not_do_is_refused_by_check(
     workspace: Path, said: list[str], config: dict[str, Any], why: str
@@ -274,7 +275,7 @@ def test_compiled_layers_train_as_others_do(workspace: Path) -> None:
 
 
 def test_offloading_is_refused_on_a_processor() -> None:
-    from engine.contract.rules import Here, unmet
+    from engine.contract.needs import Here, unmet
 
     args = text.parse({}, ["compute.offload=true"], kind="train")
     assert any("main memory already" in problem.text for problem in unmet(args, Here("cpu")))
@@ -299,7 +300,7 @@ def test_stretched_positions_take_longer_rows_and_stay_with_the_model(workspace:
 
 def test_the_choice_of_attention_says_why() -> None:
     from engine.contract.kernels import attention
-    from engine.contract.rules import Here
+    from engine.contract.needs import Here
 
     class Has(Here):
         def lacks(self, package: str) -> bool:

@@ -13,7 +13,7 @@ from torch import nn
 from data.checking import preflight
 from engine.contract import rundir, text
 from engine.contract.errors import ArgsError
-from engine.contract.rules import _installed
+from engine.contract.needs import _installed
 from engine.contract.rundir import Run
 from engine.contract.solvers import BY_MEASURE, SCHEDULES, SOLVERS
 from engine.report import Stop, Stopped
@@ -379,7 +379,7 @@ def test_what_does_not_go_together_is_said_before(words: list[str], said: str) -
 
 
 def test_a_missing_package_is_named_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    from engine.contract.rules import Here, unmet
+    from engine.contract.needs import Here, unmet
 
     monkeypatch.setattr(Here, "lacks", lambda self, package: package == "galore_torch")
     args = text.parse({}, ["method=full", "optim.optimiser=galore_adamw", "steps.accumulation=1"], kind="train")

@@ -14,7 +14,7 @@ from torch.distributed.fsdp import fully_shard
 
 from engine.contract import text
 from engine.contract.errors import ArgsError
-from engine.contract.rules import _installed
+from engine.contract.needs import _installed
 from engine.contract.solvers import SOLVERS
 from engine.tuning import optimisers
 

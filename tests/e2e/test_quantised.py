@@ -16,7 +16,7 @@ from data import weights as named
 from data.checking import preflight
 from engine.contract import rundir, text
 from engine.contract.errors import ArgsError, ModelError
-from engine.contract.rules import Here, unmet
+from engine.contract.needs import Here, unmet
 from engine.contract.rundir import Run
 from engine.report import Report, Stop
 from tests.e2e.training import TINY, events, losses, train, weights

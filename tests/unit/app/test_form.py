@@ -10,7 +10,7 @@ import gradio as gr
 import pytest
 
 from app.form import Form
-from engine.contract import auto, rules, text
+from engine.contract import auto, needs, text
 from engine.contract.args import KINDS, TrainArgs
 from engine.contract.fields import walk
 from engine.contract.machine import Machine
@@ -128,11 +128,11 @@ def test_a_choice_that_cannot_be_made_here_says_why_before_it_is_made():
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_choices_are_labelled_by_what_this_machine_lacks(device, monkeypatch):
-    monkeypatch.setattr(rules, "_installed", lambda package: False)
-    here, default, labelled = rules.Here(device), TrainArgs(), {}
+    monkeypatch.setattr(needs, "_installed", lambda package: False)
+    here, default, labelled = needs.Here(device), TrainArgs(), {}
     for spec in walk(TrainArgs):
         for choice in spec.choices:
-            if said := rules.lacking(default, spec.path, choice, here):
+            if said := needs.lacking(default, spec.path, choice, here):
                 labelled[spec.path, choice] = said
                 assert len(said) < 50
     assert labelled["optim.optimiser", "galore_adamw"] == "needs pip install galore-torch"

@@ -14,7 +14,7 @@ import pytest
 
 from app import naming
 from app.form import Form
-from engine.contract import rules, text
+from engine.contract import needs, rules, text
 from engine.contract.args import KINDS, TrainArgs
 from engine.contract.errors import Problem
 from engine.contract.fields import Spec, walk
@@ -152,7 +152,7 @@ def sentences() -> Iterator[tuple[str, dict[str, str]]]:
         kinds = {union: content[union]["kind"] for union in ("task", "method")}
         for problem in text.checked(TrainArgs, content)[1]:
             yield problem.text, kinds
-    for rule in (*rules.RULES, *rules.NEEDS):
+    for rule in (*rules.RULES, *needs.NEEDS):
         yield rule.text, SFT
         yield getattr(rule, "short", ""), SFT
 

@@ -21,7 +21,7 @@ LONGEST = 512
 @pytest.fixture(params=["cuda", "cpu"])
 def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     here = machine.Machine(request.param, "a device", 2, bf16=True)
-    for place in ("engine.contract.rules.machine", "engine.contract.machine.machine"):
+    for place in ("engine.contract.needs.machine", "engine.contract.machine.machine"):
         monkeypatch.setattr(place, lambda: here)
     return str(request.param)
 

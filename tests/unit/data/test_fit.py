@@ -11,7 +11,7 @@ from data.planning.memory import memory
 from data.planning.past import Measured
 from data.planning.plan import Plan
 from data.planning.shape import Shape, Subject
-from engine.contract import auto, rules
+from engine.contract import auto, needs
 from engine.contract.args import TrainArgs
 
 LLAMA = Shape(hidden=4096, inner=14336, layers=32, heads=32, keys=8, head=128, vocabulary=128_000)
@@ -26,7 +26,7 @@ USUAL = {
 @pytest.fixture(autouse=True)
 def every_package(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a machine with a GPU and every optional package."""
-    monkeypatch.setattr(rules, "_installed", lambda package: True)
+    monkeypatch.setattr(needs, "_installed", lambda package: True)
 
 
 def plan(free: float, measured: Measured | None = None, **said: Any) -> Plan:
@@ -88,7 +88,7 @@ def test_a_measurement_corrects_the_arithmetic() -> None:
 
 
 def test_nothing_is_proposed_that_this_machine_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rules, "_installed", lambda package: False)
+    monkeypatch.setattr(needs, "_installed", lambda package: False)
     fit = fitted(plan(10 * GB))
     assert "model.quantisation" not in paths(fit)
 

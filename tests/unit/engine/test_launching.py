@@ -16,7 +16,7 @@ from engine.contract import machine, rundir, text
 from engine.contract.clusters import CLUSTERS
 from engine.contract.errors import ArgsError
 from engine.contract.launching import Launch, command
-from engine.contract.rules import Here, unmet
+from engine.contract.needs import Here, unmet
 from engine.devices import launch
 from engine.devices.ranks import ENDS, Ending
 from engine.report import Report, Stop, Stopped
@@ -73,8 +73,8 @@ def refused(*words: str) -> list[str]:
          "launch.strategy: AdaLoRA (method.tuner) judges whole matrices by their gradients, and zero2 shares one or "
          "the other out. Set launch.strategy to ddp."),
         (["launch.processes=2", "launch.strategy=fsdp", "method=tuner", "method.tuner=vblora"],
-         "launch.strategy: With vblora (method.tuner) all layers are one; fsdp parts them. Set launch.strategy to "
-         "ddp."),
+         "launch.strategy: All layers learn the same numbers with vblora (method.tuner), and fsdp shares each layer "
+         "out by itself. Set launch.strategy to ddp, or choose another adapter."),
         (["launch.processes=2", "method=tuner", "method.tuner=loha", "method.own={module_dropout: 0.5}"],
          "method.own: Each process (launch.processes) would leave out other layers, and their gradients would not add "
          "up. Leave module_dropout away, or start one process."),
@@ -85,6 +85,10 @@ def refused(*words: str) -> list[str]:
 )  # fmt: skip
 def test_what_does_not_go_together_is_said_with_the_way_out(said: list[str], sentence: str) -> None:
     assert sentence in refused(*said)
+
+
+def test_no_layer_left_out_is_nothing_that_several_processes_disagree_about() -> None:
+    parsed("launch.processes=2", "method=tuner", "method.tuner=loha", "method.own={module_dropout: 0.0}")
 
 
 def test_devices_are_numbers_as_one_types_them() -> None:
