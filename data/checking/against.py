@@ -165,7 +165,20 @@ def _targets(card: Card, method: Any) -> Iterator[Problem]:
     unknown, has = forecast.unknown_targets(card.shapes, targets)
     if unknown:
         said = f"The model has no layer called {', '.join(unknown)}. It has {', '.join(has)}."
-        yield Problem("method.targets", said)
+        spared = " Adapters leave the feed-forwards with experts as they are." if forecast.sparse(card.shapes) else ""
+        yield Problem("method.targets", f"{said}{spared}")
+
+
+def experts(card: Card, args: TrainArgs) -> Iterator[str]:
+    """What becomes of a model's experts beside an adapter; nothing of a model without them."""
+    if args.method.adapter and forecast.sparse(card.shapes):
+        wide = args.model.quantisation != "none"
+        size = (
+            f", and in full precision: {args.model.quantisation} (model.quantisation) takes linear layers"
+            if wide
+            else ""
+        )
+        yield f"The adapter leaves the feed-forwards with experts as they are{size}. Full and Freeze train them."
 
 
 def _size(card: Card, method: Tuner) -> Iterator[Problem]:

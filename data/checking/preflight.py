@@ -109,7 +109,7 @@ def notes(args: AnyArgs, workspace: Path) -> list[str]:
         return said
     if place.folder is None and not hub.offline():
         said.append(f"{place.hub_id} is not on this machine yet; the run downloads it first.")
-    return said
+    return [*said, *(against.experts(models.card(place.folder), args) if place.folder else ())]
 
 
 def out_of_reach(args: TrainArgs, workspace: Path) -> list[Problem]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -45,9 +45,8 @@ def within(shapes: Shapes, parts: Collection[str]) -> dict[str, tuple[int, ...]]
     return {name: shape for name, shape in shapes.items() if part(name) in parts}
 
 
-def linear(shapes: Shapes) -> dict[str, tuple[int, int]]:
-    """Layer name -> (out, in) of every linear layer that an adapter can sit on: matrices, but no embedding and no
-    output layer (as PEFT's `all-linear` has it)."""
+def matrices(shapes: Shapes) -> dict[str, tuple[int, int]]:
+    """Layer name -> (out, in) of every matrix that multiplies tokens: no embedding and no output layer."""
     return {
         name.removesuffix(".weight"): (shape[0], shape[1])
         for name, shape in shapes.items()
@@ -55,9 +54,42 @@ def linear(shapes: Shapes) -> dict[str, tuple[int, int]]:
     }
 
 
+def sparse(names: Iterable[str]) -> frozenset[str]:
+    """The places of feed-forwards that hold experts, such as `model.layers.*.mlp`, from the names of a model's weights;
+    none of a model without experts."""
+    return frozenset(_place(name.partition(".experts.")[0]) for name in names if ".experts." in name)
+
+
+def lies_in(name: str, places: Collection[str]) -> bool:
+    """Whether the layer called `name` lies in one of the feed-forwards at these places, in whatever layer."""
+    return bool(places) and any(f"{_place(name)}.".startswith(f"{place}.") for place in places)
+
+
+def _place(name: str) -> str:
+    return re.sub(r"\.\d+(?=\.)", ".*", name)
+
+
+def linear(shapes: Shapes) -> dict[str, tuple[int, int]]:
+    """The matrices that are linear layers in the loaded model. Experts are not: transformers holds all of a layer as
+    one block; nor is the router, which chooses among them."""
+    routers = [f"{place}.{name}" for place in sparse(shapes) for name in ("gate", "router")]
+    return {
+        name: shape
+        for name, shape in matrices(shapes).items()
+        if ".experts." not in name and _place(name) not in routers
+    }
+
+
+def adapted(shapes: Shapes) -> dict[str, tuple[int, int]]:
+    """The linear layers that an adapter can sit on: those of PEFT's `all-linear`, without the feed-forwards that hold
+    experts. PEFT takes a layer there that is called as the experts' are for these, in some families of models."""
+    places = sparse(shapes)
+    return {name: shape for name, shape in linear(shapes).items() if not lies_in(name, places)}
+
+
 def targeted(shapes: Shapes, targets: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """The linear layers that `targets` name: all of them, or those whose name is or ends with a target."""
-    layers = linear(shapes)
+    """The layers for an adapter that `targets` name: all of them, or those whose name is or ends with a target."""
+    layers = adapted(shapes)
     if list(targets) == ["all-linear"]:
         return layers
     wanted = tuple(f".{target}" for target in targets)
@@ -66,7 +98,7 @@ def targeted(shapes: Shapes, targets: Sequence[str]) -> dict[str, tuple[int, int
 
 def unknown_targets(shapes: Shapes, targets: Sequence[str]) -> tuple[list[str], list[str]]:
     """The targets that no layer is called, and the names that layers do have."""
-    layers = linear(shapes)
+    layers = adapted(shapes)
     unknown = [] if list(targets) == ["all-linear"] else [name for name in targets if not targeted(shapes, [name])]
     return unknown, sorted({name.rpartition(".")[2] for name in layers})
 

@@ -91,8 +91,8 @@ def learning(subject: Subject, args: TrainArgs, trained: int) -> tuple[float, in
 
 
 def frozen_bytes(subject: Subject, args: TrainArgs, trained: int) -> float:
-    """Bytes of the weights that stay as they are. Quantisation takes linear layers; embeddings, norms and the output
-    layer stay in the precision of the arithmetic."""
+    """Bytes of the weights that stay as they are. Quantisation takes linear layers; embeddings, norms, the output layer
+    and experts stay in the precision of the arithmetic."""
     width = BYTES[args.model.dtype]
     if subject.quantised:
         return float(subject.size)
@@ -101,7 +101,7 @@ def frozen_bytes(subject: Subject, args: TrainArgs, trained: int) -> float:
     packed = per_weight(args)
     if packed is None or not args.method.adapter:
         return frozen * width
-    return subject.linear * packed + (frozen - subject.linear) * width
+    return subject.packed * packed + (frozen - subject.packed) * width
 
 
 def housed(subject: Subject, args: TrainArgs) -> int:

@@ -24,6 +24,7 @@ from data.planning.forecast import (
     Shapes,
     layer_count,
     linear,
+    matrices,
     part,
     trained_parameters,
     within,
@@ -190,12 +191,17 @@ class Subject:
         )  # fmt: skip
 
     @cached_property
-    def linear(self) -> int:
-        """Parameters in the linear layers: what an adapter sits on and what is quantised."""
-        counted = sum(out * into for out, into in linear(self.shapes).values())
-        # Experts are often kept as one tensor of three dimensions, which no adapter sees.
+    def matrices(self) -> int:
+        """Parameters in the matrices of the layers."""
+        counted = sum(out * into for out, into in matrices(self.shapes).values())
+        # Experts are often kept as one tensor of three dimensions.
         counted += sum(math.prod(shape) for shape in self.shapes.values() if len(shape) == 3)
         return min(counted, self.parameters)
+
+    @cached_property
+    def packed(self) -> int:
+        """Parameters that quantisation takes: those in linear layers. Experts, as blocks, stay as they are."""
+        return sum(out * into for out, into in linear(self.shapes).values())
 
     @cached_property
     def depth(self) -> int:
@@ -243,7 +249,7 @@ class Subject:
         """Parameters that multiply each token: all matrices but the table of embeddings, and of experts the active."""
         shape = self.shape
         idle = (shape.experts - shape.active) * (3 if shape.gated else 2) * shape.hidden * shape.inner * shape.layers
-        return max(1, self.linear - max(0, idle) + shape.vocabulary * shape.hidden)
+        return max(1, self.matrices - max(0, idle) + shape.vocabulary * shape.hidden)
 
 
 def count(shapes: Shapes) -> int:

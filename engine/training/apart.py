@@ -135,7 +135,7 @@ class Collate:
         batch["labels"][0, starts] = -100  # the first of a row is not what the last of another predicts
         longest = int(borders.diff().max())
         if self.unmasked:
-            batch["attention_mask"] = torch.empty(1, 1, 0, 0, dtype=torch.bool)
+            batch["attention_mask"] = torch.ones(1, 1, *batch["input_ids"].shape, dtype=torch.bool)
         return batch | {
             "cu_seq_lens_q": borders, "cu_seq_lens_k": borders, "max_length_q": longest, "max_length_k": longest,
         }  # fmt: skip

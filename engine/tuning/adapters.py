@@ -15,6 +15,7 @@ from peft.utils import TrainableTokensWrapper
 from torch import nn
 
 from data.checking import against
+from data.planning import forecast
 from engine.contract import own
 from engine.contract.adapters import Lora, Prompt, Tuner
 from engine.contract.args import TrainArgs
@@ -125,7 +126,9 @@ def _layers(model: Any, args: TrainArgs, keywords: dict[str, Any]) -> dict[str, 
     wanted, part = parts.chosen(model, args), parts.Parts(model)
     head = model.get_output_embeddings() or getattr(model, "score", None)  # what says the next token, or the score
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head]
-    given = {one: [name for name in linear if part.of(name) == one] for one in sorted(wanted)}
+    sparse = forecast.sparse(name for name, _ in model.named_parameters())
+    apt = [name for name in linear if not forecast.lies_in(name, sparse)]
+    given = {one: [name for name in apt if part.of(name) == one] for one in sorted(wanted)}
     bare = [one for one, names in given.items() if not names]  # a part without linear layers is trained itself
     if not every:
         _check_targets([name for names in given.values() for name in names], targets)
@@ -137,8 +140,11 @@ def _layers(model: Any, args: TrainArgs, keywords: dict[str, Any]) -> dict[str, 
     if len(bare) == len(wanted):
         said = f"The {bare[0]} of this model has no layers for an adapter. Choose full."
         raise ArgsError([Problem("method.kind", said)])
+    if every and sparse:  # PEFT's `all-linear` would be experts, and not the layers beside that are called as they are
+        every, targets = False, sorted({name.rpartition(".")[2] for names in given.values() for name in names})
     found = {**keywords, "target_modules": "all-linear" if every else targets}
-    left_out = [name for name in linear if part.of(name) not in wanted and (every or _aimed(name, targets))]
+    taken = {name for names in given.values() for name in names}
+    left_out = [name for name in linear if name not in taken and (every or _aimed(name, targets))]
     if left_out and isinstance(args.method, Lora):
         found["exclude_modules"] = left_out
     elif left_out:  # not every adapter of PEFT can leave layers out
@@ -157,7 +163,8 @@ def _factors(model: Any, keywords: dict[str, Any]) -> dict[str, Any]:
         TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as ALL,
     )
 
-    kind = model.config.get_text_config().model_type
+    kind, sparse = model.config.get_text_config().model_type, forecast.sparse(n for n, _ in model.named_parameters())
+    has = {name.rpartition(".")[2] for name, _ in model.named_modules() if not forecast.lies_in(name, sparse)}
     among = keywords["feedforward_modules"] == ["auto"] and keywords["target_modules"] != ["all-linear"]
     for name, known in (("target_modules", ALL), ("feedforward_modules", LAST)):
         if keywords[name] == ["auto"]:
@@ -167,7 +174,7 @@ def _factors(model: Any, keywords: dict[str, Any]) -> dict[str, Any]:
                     f"Which layers (IA)^3 scales in a {kind} model is not known. Name them, such as k_proj and v_proj."
                 )
                 raise ArgsError([Problem(f"method.{field}", said)])
-            keywords[name] = list(known[kind])
+            keywords[name] = [one for one in known[kind] if one in has] if sparse else list(known[kind])
     if among:
         last, targets = keywords["feedforward_modules"], keywords["target_modules"]
         keywords["feedforward_modules"] = [name for name in targets if name.rpartition(".")[2] in last]
