@@ -53,6 +53,23 @@ class Task(Recording, SFTTrainer):
         self.loss, self.smoothing, self.weighed, self.chunked = loss, smoothing, weighed, chunked
         # The loss is TRL's own and counts tokens over all batches of a step, whatever the model says of its loss.
         self.model_accepts_loss_kwargs = True
+        if getattr(getattr(self.model, "active_peft_config", None), "peft_type", "") == "PREFIX_TUNING":
+            self._balance(False)  # its mask is longer than what the experts see, and the library takes both for one
+
+    def _balance(self, wanted: bool) -> None:
+        """Whether the loss counts that keeps a mixture's experts equally busy."""
+        self.aux_loss_enabled = wanted
+        self.model.config.get_text_config().output_router_logits = wanted
+
+    def evaluate(self, *given: Any, **more: Any) -> dict[str, float]:
+        """Without that loss, which says nothing of how well the rows are known."""
+        if not self.aux_loss_enabled:
+            return super().evaluate(*given, **more)
+        self._balance(False)
+        try:
+            return super().evaluate(*given, **more)
+        finally:
+            self._balance(True)
 
     def weight(self, batch: dict[str, Any]) -> float:
         if "weights" not in batch:

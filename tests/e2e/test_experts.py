@@ -21,7 +21,7 @@ from tests.e2e.training import losses, train, weights
 
 FEW = {"num_experts_per_tok": 2, "intermediate_size": 64}
 FAMILIES: dict[str, dict[str, Any]] = {
-    "Mixtral": {"num_local_experts": 4},
+    "Mixtral": {"num_local_experts": 4, "router_aux_loss_coef": 0.5},  # large, to be seen
     "Qwen3Moe": {"num_experts": 4, "moe_intermediate_size": 16, "head_dim": 8, "decoder_sparse_step": 1},
     "Qwen2Moe": {"num_experts": 4, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 32,
                  "decoder_sparse_step": 1},
@@ -114,6 +114,15 @@ def test_the_balance_of_experts_is_the_same_without_padding(workspace: Path, mix
     assert losses(apart) == pytest.approx(losses(padded), abs=1e-5)
     for name, weight in weights(padded.model_path).items():
         torch.testing.assert_close(weights(apart.model_path)[name], weight, atol=1e-5, rtol=1e-4)
+
+
+def test_held_out_loss_and_learnt_prefixes_leave_the_balance_of_experts_out(workspace: Path, mixed: Path) -> None:
+    words = ["model=mixed", "steps.max_steps=2", "data.split=rest/3/0", "record.evaluate_every=2"]
+    plain, free = (train(workspace, *words, "method.rank=4", f"compute.loss={loss}") for loss in ("plain", "chunked"))
+    assert losses(plain, "eval/loss") == pytest.approx(losses(free, "eval/loss"), abs=1e-5)
+    assert losses(plain)[0] > losses(plain, "eval/loss")[0] + 0.4
+    prefixed = train(workspace, *words, "method=prefix")
+    assert len(losses(prefixed)) == 2
 
 
 def test_what_becomes_of_experts_is_said_before_the_start(workspace: Path, mixed: Path) -> None:
