@@ -15,13 +15,13 @@ from data import models
 from data.models import Card
 from data.planning import forecast
 from engine.contract import own
-from engine.contract.adapters import Lora, Tuner
+from engine.contract.adapters import Lora, Oft, Tuner
 from engine.contract.args import TrainArgs
 from engine.contract.errors import Problem
 from engine.contract.fields import AUTO
 from engine.contract.methods import Expand, Freeze
 from engine.contract.text import flow
-from engine.contract.tuners import TUNERS
+from engine.contract.tuners import TUNERS, UPRIGHT
 
 Misfit = Callable[[Mapping[str, Any], int, int], bool]
 # For each adapter whose size must suit its layers: the setting, when it does not (of size, out, in), and what does.
@@ -62,10 +62,24 @@ def problems(card: Card, method: Any) -> Iterator[Problem]:
         does = "learn a prompt" if method.virtual else "get new layers"
         yield Problem("method.kind", f"Only models that read text alone can {does}. Choose lora.")
     yield from _targets(card, method)
+    if forecast.turned(shapes):
+        yield from _turned(method)
     if isinstance(method, Lora):
         yield from _of_lora(shapes, layers, method)
     if isinstance(method, Tuner) and method.tuner in SIZES:
         yield from _size(card, method)
+
+
+def _turned(method: Any) -> Iterator[Problem]:
+    """What cannot be put on layers whose weights lie the other way round, as GPT-2's do."""
+    lies = "the weights of this model lie the other way round"
+    if isinstance(method, Oft) or (isinstance(method, Tuner) and method.tuner in UPRIGHT):
+        path = "method.tuner" if isinstance(method, Tuner) else "method.kind"
+        yield Problem(path, f"PEFT has no such adapter for layers like these: {lies}. Choose lora under method.kind.")
+    if isinstance(method, Lora) and method.init in ("pissa", "olora", "eva"):
+        yield Problem("method.init", f"{method.init} takes layers apart, and {lies}. Set it to default.")
+    if isinstance(method, Lora) and method.replicate:
+        yield Problem("method.replicate", "Layers are repeated in models of Llama's kind alone. Leave it empty.")
 
 
 def _chosen(shapes: Mapping[str, Any], method: Freeze) -> Iterator[Problem]:

@@ -24,7 +24,7 @@ EMBEDDING = re.compile(r"(?:^|\.)(?:\w*embed\w*|wte|wpe)\.weight$")
 NORM = re.compile(r"(?:^|\.)\w*(?:norm|ln_\w+|ln\d?)\w*\.(?:weight|bias)$")
 # What families call the layers that (IA)^3 scales when nobody names others.
 KEYS_AND_VALUES = ("k_proj", "v_proj", "query_key_value", "c_attn", "qkv_proj")
-FEEDFORWARD = ("down_proj", "fc2", "dense_4h_to_h", "w2")
+FEEDFORWARD = ("down_proj", "fc2", "dense_4h_to_h", "w2", "mlp.c_proj")
 OUTPUT = re.compile(r"(?:^|\.)(?:lm_head|embed_out)\.weight$")
 # What families call what a model sees with, and what stands between that and its language part.
 TOWER = re.compile(r"(?:^|\.)(?:visual|vision\w*)\.")
@@ -47,11 +47,17 @@ def within(shapes: Shapes, parts: Collection[str]) -> dict[str, tuple[int, ...]]
 
 def matrices(shapes: Shapes) -> dict[str, tuple[int, int]]:
     """Layer name -> (out, in) of every matrix that multiplies tokens: no embedding and no output layer."""
+    out, into = (1, 0) if turned(shapes) else (0, 1)
     return {
-        name.removesuffix(".weight"): (shape[0], shape[1])
+        name.removesuffix(".weight"): (shape[out], shape[into])
         for name, shape in shapes.items()
         if len(shape) == 2 and name.endswith(".weight") and not EMBEDDING.search(name) and not OUTPUT.search(name)
     }
+
+
+def turned(shapes: Shapes) -> bool:
+    """Whether the weights of layers are (in, out), as GPT-2 has them: its feed-forward then grows to the right."""
+    return any(shape[0] < shape[1] for name, shape in shapes.items() if name.endswith(".mlp.c_fc.weight"))
 
 
 def sparse(names: Iterable[str]) -> frozenset[str]:

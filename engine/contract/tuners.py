@@ -12,6 +12,8 @@ from engine.contract.own import Own
 
 ANY = ("int8", "nf4", "fp4", "torchao_int8")
 ONE_FOR_ALL = ("tinylora", "unilora", "vblora")  # all layers hold the very same trained numbers
+# Those that PEFT cannot put on layers whose weights lie the other way round, as GPT-2's do.
+UPRIGHT = ("boft", "c3a", "delora", "glora", "hra", "loha", "lokr", "miss", "peanut", "psoft", "road", "shira")
 
 
 class Kind(NamedTuple):

@@ -13,6 +13,7 @@ import peft
 import torch
 from peft.utils import TrainableTokensWrapper
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from data.checking import against
 from data.planning import forecast
@@ -28,6 +29,7 @@ from engine.tuning import starts
 from engine.tuning.starts import Start
 from engine.upstream import settings
 
+LINEAR = (nn.Linear, Conv1D)  # GPT-2's linear layers are the second, with weights the other way round
 # The class of PEFT's configuration for each method; a `tuner` names its own.
 CONFIGS = {
     "lora": "LoraConfig", "oft": "OFTConfig", "ia3": "IA3Config", "prompt": "PromptTuningConfig",
@@ -125,7 +127,7 @@ def _layers(model: Any, args: TrainArgs, keywords: dict[str, Any]) -> dict[str, 
     every = targets == ["all-linear"]
     wanted, part = parts.chosen(model, args), parts.Parts(model)
     head = model.get_output_embeddings() or getattr(model, "score", None)  # what says the next token, or the score
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head]
+    linear = [name for name, module in model.named_modules() if isinstance(module, LINEAR) and module is not head]
     sparse = forecast.sparse(name for name, _ in model.named_parameters())
     apt = [name for name in linear if not forecast.lies_in(name, sparse)]
     given = {one: [name for name in apt if part.of(name) == one] for one in sorted(wanted)}
@@ -177,7 +179,7 @@ def _factors(model: Any, keywords: dict[str, Any]) -> dict[str, Any]:
             keywords[name] = [one for one in known[kind] if one in has] if sparse else list(known[kind])
     if among:
         last, targets = keywords["feedforward_modules"], keywords["target_modules"]
-        keywords["feedforward_modules"] = [name for name in targets if name.rpartition(".")[2] in last]
+        keywords["feedforward_modules"] = [name for name in targets if {name, name.rpartition(".")[2]} & set(last)]
     return keywords
 
 
