@@ -25,6 +25,7 @@ NORM = re.compile(r"(?:^|\.)\w*(?:norm|ln_\w+|ln\d?)\w*\.(?:weight|bias)$")
 # What families call the layers that (IA)^3 scales when nobody names others.
 KEYS_AND_VALUES = ("k_proj", "v_proj", "query_key_value", "c_attn", "qkv_proj")
 FEEDFORWARD = ("down_proj", "fc2", "dense_4h_to_h", "w2", "mlp.c_proj")
+EXPERTS = re.compile(r"^(.*?)(?:\.experts\.|(?<=\.block_sparse_moe)\.)")
 OUTPUT = re.compile(r"(?:^|\.)(?:lm_head|embed_out)\.weight$")
 # What families call what a model sees with, and what stands between that and its language part.
 TOWER = re.compile(r"(?:^|\.)(?:visual|vision\w*)\.")
@@ -63,7 +64,8 @@ def turned(shapes: Shapes) -> bool:
 def sparse(names: Iterable[str]) -> frozenset[str]:
     """The places of feed-forwards that hold experts, such as `model.layers.*.mlp`, from the names of a model's weights;
     none of a model without experts."""
-    return frozenset(_place(name.partition(".experts.")[0]) for name in names if ".experts." in name)
+    found = (EXPERTS.search(name) for name in names)
+    return frozenset(_place(place[1]) for place in found if place)
 
 
 def lies_in(name: str, places: Collection[str]) -> bool:

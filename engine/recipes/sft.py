@@ -7,6 +7,7 @@ itself, whatever the loss in training, so that runs with different losses can be
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
@@ -53,8 +54,11 @@ class Task(Recording, SFTTrainer):
         self.loss, self.smoothing, self.weighed, self.chunked = loss, smoothing, weighed, chunked
         # The loss is TRL's own and counts tokens over all batches of a step, whatever the model says of its loss.
         self.model_accepts_loss_kwargs = True
-        if getattr(getattr(self.model, "active_peft_config", None), "peft_type", "") == "PREFIX_TUNING":
-            self._balance(False)  # its mask is longer than what the experts see, and the library takes both for one
+        prefix = getattr(getattr(self.model, "active_peft_config", None), "peft_type", "") == "PREFIX_TUNING"
+        if self.aux_loss_enabled and (prefix or not _balances(self.model)):
+            self._balance(
+                False
+            )  # a prefix makes the mask longer than what experts see, which the library takes for one
 
     def _balance(self, wanted: bool) -> None:
         """Whether the loss counts that keeps a mixture's experts equally busy."""
@@ -131,6 +135,12 @@ class Task(Recording, SFTTrainer):
         own = torch.tensor(sums, dtype=torch.float32, device=device).sum(0)
         weight, tokens = self.accelerator.reduce(own)
         return counted * (weight / tokens.clamp(min=1)).to(torch.float32)
+
+
+def _balances(model: Any) -> bool:
+    """Whether the model says how equally its experts are busy; Llama 4 has the setting alone."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return hasattr(sys.modules[type(inner).__module__], "load_balancing_loss_func")
 
 
 def token_losses(logits: torch.Tensor, labels: torch.Tensor, loss: str, smoothing: float = 0.0) -> torch.Tensor:

@@ -26,6 +26,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "Qwen2Moe": {"num_experts": 4, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 32,
                  "decoder_sparse_step": 1},
     "GptOss": {"num_local_experts": 4, "head_dim": 8},
+    "Llama4Text": {"num_local_experts": 4, "head_dim": 8, "intermediate_size_mlp": 64, "interleave_moe_layer_step": 1},
     "DeepseekV3": {"n_routed_experts": 4, "moe_intermediate_size": 16, "n_group": 1, "topk_group": 1,
                    "first_k_dense_replace": 1, "q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4,
                    "qk_nope_head_dim": 8, "v_head_dim": 8},
@@ -123,6 +124,12 @@ def test_held_out_loss_and_learnt_prefixes_leave_the_balance_of_experts_out(work
     assert losses(plain)[0] > losses(plain, "eval/loss")[0] + 0.4
     prefixed = train(workspace, *words, "method=prefix")
     assert len(losses(prefixed)) == 2
+
+
+def test_a_family_that_says_nothing_of_its_balance_trains_without(workspace: Path) -> None:
+    made("Llama4Text", workspace / "models" / "mixed")
+    run = train(workspace, "model=mixed", "method=full", "steps.max_steps=2")
+    assert len(losses(run)) == 2
 
 
 def test_what_becomes_of_experts_is_said_before_the_start(workspace: Path, mixed: Path) -> None:
