@@ -18,7 +18,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.envi
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
+from huggingface_hub import constants
 from hypothesis import HealthCheck, settings
+
+assert constants.HF_HUB_OFFLINE  # which is read once, so here: not while some test has it otherwise
 
 # What a shell starts in the background ignores Ctrl-C, and so would every command that a test interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -169,6 +169,7 @@ def modelscope(monkeypatch: pytest.MonkeyPatch, answer: Callable[[str, str], byt
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("MODELSCOPE_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # here, and in processes
         monkeypatch.setenv("HF_HUB_OFFLINE", "0")
         yield asked
         server.shutdown()
