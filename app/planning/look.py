@@ -1,7 +1,10 @@
 """Look at rows: how long they are, and how the model reads them, as a part of the Train tab.
 
-What is shown is `app.planning.rows` and `app.planning.histogram`: here it is laid out and connected. Which rows are
-shown stands in the components alone.
+What is shown is `app.planning.rows` and `app.planning.histogram`: here it is laid out and connected.
+
+Which rows are shown stands in states, which only events that come one at a time write, each with the rows and with what
+the dropdown says. An event never reads the dropdown but where somebody has just chosen in it: two questions that leave
+the page together may come in either order, and the one that comes last may have been read from the page first.
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ Forecasting = Callable[[str], "Forecast | None"]
 # One at a time, so that what was asked for last is shown last.
 IN_ORDER: dict[str, Any] = {"concurrency_id": "train-rows", "concurrency_limit": 1}
 LATEST: dict[str, Any] = {**QUIET, **IN_ORDER, "trigger_mode": "always_last"}
+# Asked at once: not dropped because the answer to the wish before is on its way, nor kept back until after the next.
+WISH: dict[str, Any] = {**QUIET, **IN_ORDER, "trigger_mode": "multiple"}
 IN_SIGHT = "() => document.getElementById('train-rows').scrollIntoView({block: 'nearest', behavior: 'smooth'})"
 
 
@@ -49,7 +54,7 @@ class RowsView:
                 self.after = gr.Button("Later", size="sm", min_width=0, elem_id="train-rows-after")
             gr.HTML(rows.LEGEND, padding=False)
             self.seen = gr.HTML(elem_id="train-rows-seen", padding=False)
-            self.page = gr.State(0)
+            self.chosen, self.page, self.row = gr.State(rows.ORDER), gr.State(0), gr.State("")
             self.offered = gr.State(rows.choices(None))
 
     @property
@@ -70,43 +75,56 @@ class RowsView:
     def connect(self, board: Board, held: gr.Textbox, fields: Sequence[Any], outlook: gr.HTML) -> None:
         """held: the form, as text; fields: those that decide what rows look like; outlook: where findings stand, whose
         `select` brings the kind of one to look at."""
-        asked, shown = [self.page, self.which, self.number, held], [self.seen, self.place, self.page]
+        asked = [self.chosen, self.page, self.row, held]
+        shown = [self.seen, self.place, self.which, self.chosen, self.page, self.row]
         board.opens(self._show, asked, shown, **IN_ORDER)
-        gr.on([field.change for field in fields], self._show, asked, shown, **LATEST)
-        self.number.change(self._show, asked, shown, **LATEST)
-        self.which.input(lambda: [0, ""], None, [self.page, self.number], **QUIET).then(
-            self._show, asked, shown, **QUIET, **IN_ORDER
-        )
+        # With new choices the dropdown may say something else: it is told again what is shown.
+        changes = [field.change for field in fields] + [self.offered.change]
+        gr.on(changes, self._show, asked, shown, **LATEST)
+        self.number.change(self._numbered, [self.number, *asked], shown, **WISH)
+        self.which.input(self._choose, [self.which, held], [*shown, self.number], **WISH)
         for button, step in ((self.before, -1), (self.after, 1)):
             button.click(
-                lambda page, *values, step=step: self._show(page + step, *values), asked, shown, **QUIET, **IN_ORDER
+                lambda which, page, *values, step=step: self._show(which, page + step, *values), asked, shown, **WISH
             )
-        # First what is to be shown, then the rows: so that they are those that the components say.
-        outlook.select(self._reveal, held, [self.whole, self.which, self.number, self.page], **QUIET).then(
-            self._show, asked, shown, **QUIET, **IN_ORDER
-        ).then(None, None, None, js=IN_SIGHT)
+        outlook.select(self._reveal, held, [*shown, self.number, self.whole], **WISH).then(
+            None, None, None, js=IN_SIGHT
+        )
 
     def _reveal(self, picked: gr.EventData, held: str) -> list[Any]:
         """Somebody wants to see the rows of a finding."""
-        which = str(picked.kind)
-        choices = rows.choices(self.forecast(held))
-        return [gr.Accordion(open=True), gr.Dropdown(choices, value=which), "", 0]
+        return [*self._choose(str(picked.kind), held), gr.Accordion(open=True)]
 
-    def _show(self, page: int, which: str, number: str | None, held: str) -> list[Any]:
+    def _choose(self, which: str, held: str) -> list[Any]:
+        """Other rows, from the first one on."""
+        return [*self._show(which, 0, "", held), ""]
+
+    def _numbered(self, number: str | None, which: str, page: int, row: str, held: str) -> Any:
+        """Somebody has typed a number; when `_choose` has emptied the field there is nothing to do."""
+        return gr.skip() if (number or "") == row else self._show(which, page, number or "", held)
+
+    def _show(self, which: str, page: int, row: str, held: str) -> list[Any]:
+        """The rows, their place, and what is chosen, which is another thing where it is not there any more."""
         found = self.forecast(held)
+        if which not in (kind for _, kind in rows.choices(found)):
+            which, page = rows.ORDER, 0
+        seen, place, page = self._seen(found, which, page, row, held)
+        return [seen, place, which, which, page, row]
+
+    def _seen(self, found: Forecast | None, which: str, page: int, row: str, held: str) -> tuple[str, str, int]:
         if found is None:
-            return [sentence_error("The rows cannot be shown yet.", "Mend the fields that are marked."), "", page]
+            return sentence_error("The rows cannot be shown yet.", "Mend the fields that are marked."), "", page
         if found.problems:
             why = self.form.plain(found.problems[0].text, self.form.values(held))
-            return [sentence_error("The rows cannot be shown yet.", why), "", page]
-        row = (number or "").strip().replace(",", "")
+            return sentence_error("The rows cannot be shown yet.", why), "", page
+        number = row.strip().replace(",", "")
         try:
-            if row and not (row.isdecimal() and int(row)):
-                raise BoardError(f"{number!r} is no row number.", "Write a number from 1 on.")
-            seen = rows.page(found, self.workspace, self.allowed, which, page, int(row or 0))
+            if number and not (number.isdecimal() and int(number)):
+                raise BoardError(f"{row!r} is no row number.", "Write a number from 1 on.")
+            seen = rows.page(found, self.workspace, self.allowed, which, page, int(number or 0))
         except BoardError as problem:
             values = self.form.values(held)
             said = [self.form.plain(said, values) for said in (problem.text, problem.hint)]
-            return [sentence_error(*said), "", 0]
+            return sentence_error(*said), "", 0
         place = f'<span class="tb-muted">page {seen.number + 1:,} of {seen.pages:,}</span>'
-        return [seen.html, place, seen.number]
+        return seen.html, place, seen.number

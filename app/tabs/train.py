@@ -170,7 +170,7 @@ class Train:
         self.counting = board.timer(COUNT_SECONDS)
         shown = [form.channel, self.model_line, self.data_line, self.outlook, self.start, self.holds, *look.offers,
                  self.counting, *self.fitting.outputs]  # fmt: skip
-        given = [look.offered, look.which, held]
+        given = [look.offered, look.chosen, held]
         held.change(self._changed, given, shown, **AS_YOU_TYPE, **IN_ORDER)
         offered = [form.components[key, ""] for key in ("model.path", "data.train")]
         board.opens(self._refreshed, given, [*offered, *shown], **IN_ORDER)

@@ -9,7 +9,7 @@ import json
 import re
 from pathlib import Path
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from app.form import component_id
 from engine.contract import text
@@ -321,6 +321,54 @@ def test_a_warning_leads_to_its_rows_and_is_waved_through(start_board, open_page
     assert in_sight
     page.locator("#train-start").click()
     expect(page.locator("#train-live")).to_contain_text("done")
+
+
+def asking_for_rows(page: Page) -> set[int]:
+    """The events whose answer fills the place where rows are looked at."""
+    return set(page.evaluate("""() => {
+        const {components, dependencies} = window.gradio_config;
+        const seen = components.find(one => one.props.elem_id === "train-rows-seen").id;
+        return dependencies.filter(one => one.outputs.includes(seen)).map(one => one.id);
+    }"""))  # fmt: skip
+
+
+def test_questions_that_come_late_leave_the_rows_that_were_asked_for(start_board, open_page, fresh_workspace):
+    """Those that the page asks by itself, when a field changes, are held back until a finding's rows are there."""
+    talks(fresh_workspace / "datasets" / "mine.jsonl", 20, ("What is <|im_end|>?", "It is four."))
+    page = open_page(start_board(fresh_workspace).url)
+    ready(page)
+    choose(page, "mine.jsonl")
+    plan, seen = page.locator("#train-outlook"), page.locator("#train-rows-seen")
+    asking, late, hold = asking_for_rows(page), [], True
+    finding = page.evaluate("gradio_config.components.find(one => one.props.elem_id === 'train-outlook').id")
+
+    def held_back(route: Route) -> None:
+        asked = route.request.post_data_json
+        if hold and asked["fn_index"] in asking and asked["trigger_id"] != finding:
+            late.append(route)
+        else:
+            route.continue_()
+
+    page.route("**/queue/join*", held_back)
+    page.locator("#train-data-split input, #train-data-split textarea").fill("100/0/0")
+    expect(plan).to_contain_text("All 21 rows looked at: 1 warning.")
+    plan.get_by_role("button", name="show").click()
+    expect(seen.locator("figure")).to_have_count(1)
+    expect(seen).to_contain_text("mine.jsonl, row 21")
+
+    seen.evaluate("""seen => {
+        const said = () => [...seen.querySelectorAll("figcaption b")].map(one => one.textContent);
+        window.captions = [];
+        new MutationObserver(() => captions.push(...said())).observe(seen, {childList: true, subtree: true});
+    }""")
+    assert late
+    hold = False
+    for route in late:
+        with page.expect_response(route.request.url):
+            route.continue_()
+    page.locator("#train-rows-number input").fill("7")  # answered after them
+    expect(seen).to_contain_text("mine.jsonl, row 7")
+    assert set(page.evaluate("captions")) <= {"mine.jsonl, row 21", "mine.jsonl, row 7"}
 
 
 def test_an_error_in_the_rows_holds_start_back(start_board, open_page, fresh_workspace):
