@@ -9,7 +9,7 @@ WORKSPACE ?= workspace
 TORCH ?=
 RUN := $(VENV)/bin/python
 # How many files of tests run at once: one a core, up to four; a file's own tests stay together, as they share models.
-SPREAD ?= --numprocesses auto --maxprocesses 4 --dist loadfile
+SPREAD ?= --numprocesses auto --maxprocesses 4 --max-worker-restart 1 --dist loadfile
 # So that sets in the names of tests read the same in all of those processes.
 test test-all: export PYTHONHASHSEED = 0
 DEMO := SmolLM2-135M-Instruct

@@ -137,9 +137,18 @@ def test_processes_that_share_their_gradients_pass_the_table_by(untied: Path, tm
     table = model.get_input_embeddings().weight
     distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'meet'}", rank=0, world_size=1)
     try:
-        shared = nn.parallel.DistributedDataParallel(model)
-        shared(input_ids=torch.arange(8)[None]).logits.sum().backward()
+        learn_shared(model)
     finally:
         distributed.destroy_process_group()
     assert model.get_input_embeddings().weight is table and table.grad is None
     assert all(one.grad is not None for one in model.parameters() if one.requires_grad)
+
+
+def learn_shared(model: nn.Module) -> None:
+    """One way back with gradients that are shared.
+
+    What shares them is gone before its group is: as the last to hold the group it would wait, with Python's lock in
+    hand, for the group's threads, one of which may want that lock to let go of a gradient.
+    """
+    shared = nn.parallel.DistributedDataParallel(model)
+    shared(input_ids=torch.arange(8)[None]).logits.sum().backward()
